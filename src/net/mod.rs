@@ -1,0 +1,12 @@
+//! Sockets: listening, dialling, TLS, and the one stream type of both sides.
+//!
+//! Knows no protocol and no tenant; deadlines and limits are passed in.
+
+mod dial;
+mod listener;
+mod stream;
+pub mod tls;
+
+pub use dial::{Address, DialFault, DialStep, dial};
+pub use listener::Listener;
+pub use stream::Stream;

@@ -1,0 +1,187 @@
+//! A connection, plain or under TLS, of a client or to an upstream.
+
+use std::{
+    io,
+    net::SocketAddr,
+    pin::Pin,
+    task::{Context, Poll, Waker},
+};
+
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::TcpStream,
+};
+use tokio_rustls::{client, server};
+
+/// One TCP connection with `TCP_NODELAY` set, plain or under TLS.
+#[derive(Debug)]
+pub struct Stream {
+    transport: Transport,
+    peer: SocketAddr,
+    server_name: Option<String>,
+}
+
+/// TLS states are boxed: they are large, and most streams are plain.
+#[derive(Debug)]
+enum Transport {
+    Plain(TcpStream),
+    Accepted(Box<server::TlsStream<TcpStream>>),
+    Dialled(Box<client::TlsStream<TcpStream>>),
+}
+
+impl Stream {
+    /// Wraps a connected socket.
+    ///
+    /// # Errors
+    /// When the socket is already disconnected.
+    pub fn plain(socket: TcpStream) -> io::Result<Self> {
+        let peer = socket.peer_addr()?;
+        socket.set_nodelay(true)?;
+        Ok(Self {
+            transport: Transport::Plain(socket),
+            peer,
+            server_name: None,
+        })
+    }
+
+    pub(super) fn accepted(tls: server::TlsStream<TcpStream>, peer: SocketAddr) -> Self {
+        let server_name = tls.get_ref().1.server_name().map(str::to_owned);
+        Self {
+            transport: Transport::Accepted(Box::new(tls)),
+            peer,
+            server_name,
+        }
+    }
+
+    pub(super) fn dialled(tls: client::TlsStream<TcpStream>, peer: SocketAddr) -> Self {
+        Self {
+            transport: Transport::Dialled(Box::new(tls)),
+            peer,
+            server_name: None,
+        }
+    }
+
+    /// Takes the plain socket out for an upgrade; a stream under TLS comes back as it was.
+    pub(super) fn into_plain(self) -> Result<(TcpStream, SocketAddr), Self> {
+        match self.transport {
+            Transport::Plain(socket) => Ok((socket, self.peer)),
+            Transport::Accepted(_) | Transport::Dialled(_) => Err(self),
+        }
+    }
+
+    /// The other end's address.
+    pub fn peer(&self) -> SocketAddr {
+        self.peer
+    }
+
+    /// The TLS server name that the client asked for.
+    pub fn server_name(&self) -> Option<&str> {
+        self.server_name.as_deref()
+    }
+
+    /// Whether the bytes are under TLS.
+    pub fn is_tls(&self) -> bool {
+        !matches!(self.transport, Transport::Plain(_))
+    }
+
+    /// The bytes at the head of a plain connection, without consuming them; empty at end of file.
+    ///
+    /// # Cancel safety
+    /// Safe.
+    pub async fn peek(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        match &self.transport {
+            Transport::Plain(socket) => socket.peek(buffer).await,
+            Transport::Accepted(_) | Transport::Dialled(_) => {
+                Err(io::ErrorKind::Unsupported.into())
+            }
+        }
+    }
+
+    /// Whether an idle connection is still good: open, and with nothing to read.
+    ///
+    /// A byte that nobody asked for makes a pooled upstream unusable, so it may be consumed here.
+    pub fn is_quiet(&mut self) -> bool {
+        let mut byte = [0; 1];
+        let read = match &mut self.transport {
+            Transport::Plain(socket) => socket.try_read(&mut byte),
+            Transport::Accepted(_) | Transport::Dialled(_) => {
+                let mut buffer = ReadBuf::new(&mut byte);
+                let mut context = Context::from_waker(Waker::noop());
+                match Pin::new(self).poll_read(&mut context, &mut buffer) {
+                    Poll::Pending => return true,
+                    Poll::Ready(Ok(())) => Ok(0),
+                    Poll::Ready(Err(error)) => Err(error),
+                }
+            }
+        };
+        matches!(read, Err(error) if error.kind() == io::ErrorKind::WouldBlock)
+    }
+
+    /// Writes what fits right now; `WouldBlock` when nothing does. TLS always goes the polled way.
+    pub fn try_write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match &self.transport {
+            Transport::Plain(socket) => socket.try_write(bytes),
+            Transport::Accepted(_) | Transport::Dialled(_) => Err(io::ErrorKind::WouldBlock.into()),
+        }
+    }
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        match &mut self.transport {
+            Transport::Plain(io) => Pin::new(io).poll_read(context, buffer),
+            Transport::Accepted(io) => Pin::new(io).poll_read(context, buffer),
+            Transport::Dialled(io) => Pin::new(io).poll_read(context, buffer),
+        }
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        match &mut self.transport {
+            Transport::Plain(io) => Pin::new(io).poll_write(context, bytes),
+            Transport::Accepted(io) => Pin::new(io).poll_write(context, bytes),
+            Transport::Dialled(io) => Pin::new(io).poll_write(context, bytes),
+        }
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        match &mut self.transport {
+            Transport::Plain(io) => Pin::new(io).poll_write_vectored(context, slices),
+            Transport::Accepted(io) => Pin::new(io).poll_write_vectored(context, slices),
+            Transport::Dialled(io) => Pin::new(io).poll_write_vectored(context, slices),
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut self.transport {
+            Transport::Plain(io) => Pin::new(io).poll_flush(context),
+            Transport::Accepted(io) => Pin::new(io).poll_flush(context),
+            Transport::Dialled(io) => Pin::new(io).poll_flush(context),
+        }
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut self.transport {
+            Transport::Plain(io) => Pin::new(io).poll_shutdown(context),
+            Transport::Accepted(io) => Pin::new(io).poll_shutdown(context),
+            Transport::Dialled(io) => Pin::new(io).poll_shutdown(context),
+        }
+    }
+}

@@ -1,0 +1,379 @@
+//! Where a tenant's database is: the connection string, parsed once.
+
+use std::{collections::BTreeMap, fmt};
+
+use percent_encoding::percent_decode_str;
+use thiserror::Error;
+use url::Url;
+
+use crate::{crypto::Secret, protocol::Protocol};
+
+/// What a registered database is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum DatabaseType {
+    /// A PostgreSQL database.
+    Postgres,
+    /// A Redis server.
+    Redis,
+    /// A MongoDB deployment.
+    Mongodb,
+    /// An HTTP service, reached through the admin API only.
+    BunApi,
+}
+
+impl DatabaseType {
+    /// The name in the registry's enum.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Postgres => "postgres",
+            Self::Redis => "redis",
+            Self::Mongodb => "mongodb",
+            Self::BunApi => "bun_api",
+        }
+    }
+
+    /// The type of that name; `postgresql` is an alias that older registries hold.
+    pub fn parse(text: &str) -> Option<Self> {
+        match text {
+            "postgres" | "postgresql" => Some(Self::Postgres),
+            "redis" => Some(Self::Redis),
+            "mongodb" => Some(Self::Mongodb),
+            "bun_api" => Some(Self::BunApi),
+            _ => None,
+        }
+    }
+
+    /// The wire protocol, if clients reach it by one.
+    pub const fn protocol(self) -> Option<Protocol> {
+        match self {
+            Self::Postgres => Some(Protocol::Postgres),
+            Self::Redis => Some(Protocol::Redis),
+            Self::Mongodb => Some(Protocol::Mongodb),
+            Self::BunApi => None,
+        }
+    }
+
+    const fn default_port(self) -> u16 {
+        match self {
+            Self::Postgres => 5432,
+            Self::Redis => 6379,
+            Self::Mongodb => 27017,
+            Self::BunApi => 80,
+        }
+    }
+}
+
+/// A host and a port. IPv6 literals are kept without brackets.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Endpoint {
+    /// A name or an address.
+    pub host: String,
+    /// The TCP port.
+    pub port: u16,
+}
+
+impl fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.host.contains(':') {
+            write!(f, "[{}]:{}", self.host, self.port)
+        } else {
+            write!(f, "{}:{}", self.host, self.port)
+        }
+    }
+}
+
+/// How TLS is used towards an upstream: libpq's `sslmode`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum TlsMode {
+    /// Never.
+    #[default]
+    Disable,
+    /// If the server offers it, unverified.
+    Prefer,
+    /// Always, unverified.
+    Require,
+    /// Always, and the certificate's chain must verify.
+    VerifyCa,
+    /// Always, and the certificate must also bear the host's name.
+    VerifyFull,
+}
+
+/// Where a database is, and how to log in there.
+///
+/// `Debug` and `Display` never show the password.
+#[derive(Debug, Clone)]
+pub struct Target {
+    /// What it is.
+    pub kind: DatabaseType,
+    /// The seeds, at least one; more than one for a replica set or sentinels.
+    pub endpoints: Vec<Endpoint>,
+    /// The user; Redis without one means `default`.
+    pub user: Option<String>,
+    /// The password.
+    pub password: Option<Secret>,
+    /// The database: a name for PostgreSQL and MongoDB, a number for Redis.
+    pub database: Option<String>,
+    /// How TLS is used.
+    pub tls: TlsMode,
+    /// The scheme as written, for variants such as `mongodb+srv` and `redis+sentinel`.
+    pub scheme: String,
+    /// The other options of the query part, keys in lower case.
+    pub options: BTreeMap<String, String>,
+}
+
+/// Why a connection string is not one.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum TargetError {
+    /// The scheme is none that is known.
+    #[error(
+        "unknown scheme '{0}'; expected postgres://, redis://, rediss://, mongodb:// or http(s)://"
+    )]
+    UnknownScheme(String),
+    /// It is not a URL.
+    #[error("not a connection URL: {0}")]
+    NotUrl(String),
+    /// There is no host.
+    #[error("the connection URL has no host")]
+    NoHost,
+    /// A part of it is wrong.
+    #[error("the {part} of the connection URL is wrong: {why}")]
+    BadPart {
+        /// Which part.
+        part: &'static str,
+        /// What is wrong with it.
+        why: String,
+    },
+}
+
+impl Target {
+    /// Parses a connection string of any of the known schemes.
+    pub fn parse(text: &str) -> Result<Self, TargetError> {
+        let text = text.trim();
+        let (scheme, rest) = text
+            .split_once("://")
+            .ok_or_else(|| TargetError::NotUrl("no scheme".into()))?;
+        let scheme = scheme.to_ascii_lowercase();
+        let kind = kind_of(&scheme).ok_or_else(|| TargetError::UnknownScheme(scheme.clone()))?;
+        // `url` knows one host only; MongoDB and Sentinel name several, so hosts are cut out first.
+        let (hosts, single) = isolate_hosts(rest);
+        let url = Url::parse(&format!("upstream://{single}"))
+            .map_err(|error| TargetError::NotUrl(error.to_string()))?;
+        let endpoints = hosts
+            .split(',')
+            .map(|host| parse_endpoint(host, default_port(kind, &scheme)))
+            .collect::<Result<Vec<_>, _>>()?;
+        let options: BTreeMap<_, _> = url
+            .query_pairs()
+            .map(|(key, value)| (key.to_ascii_lowercase(), value.into_owned()))
+            .collect();
+        let tls = tls_of(&scheme, kind, &options)?;
+        Ok(Self {
+            kind,
+            endpoints,
+            user: non_empty(decode(url.username(), "user")?),
+            password: url
+                .password()
+                .map(|text| decode(text, "password"))
+                .transpose()?
+                .map(Secret::from),
+            database: non_empty(decode(url.path().trim_start_matches('/'), "database")?),
+            tls,
+            scheme,
+            options,
+        })
+    }
+
+    /// The first endpoint; every target has one.
+    pub fn endpoint(&self) -> Option<&Endpoint> {
+        self.endpoints.first()
+    }
+
+    /// The connection string with the password as `****`.
+    pub fn redacted(&self) -> String {
+        let mut out = format!("{}://", self.scheme);
+        if self.user.is_some() || self.password.is_some() {
+            out.push_str(self.user.as_deref().unwrap_or_default());
+            if self.password.is_some() {
+                out.push_str(":****");
+            }
+            out.push('@');
+        }
+        let hosts: Vec<_> = self.endpoints.iter().map(ToString::to_string).collect();
+        out.push_str(&hosts.join(","));
+        if let Some(database) = &self.database {
+            out.push('/');
+            out.push_str(database);
+        }
+        out
+    }
+}
+
+fn kind_of(scheme: &str) -> Option<DatabaseType> {
+    match scheme {
+        "postgres" | "postgresql" => Some(DatabaseType::Postgres),
+        "redis" | "rediss" | "redis+sentinel" | "redis+cluster" => Some(DatabaseType::Redis),
+        "mongodb" | "mongodb+srv" => Some(DatabaseType::Mongodb),
+        "http" | "https" => Some(DatabaseType::BunApi),
+        _ => None,
+    }
+}
+
+fn default_port(kind: DatabaseType, scheme: &str) -> u16 {
+    if scheme == "https" {
+        443
+    } else {
+        kind.default_port()
+    }
+}
+
+/// Splits `user:pw@h1:1,h2:2/db?x` into `h1:1,h2:2` and `user:pw@host/db?x`.
+fn isolate_hosts(rest: &str) -> (String, String) {
+    let (authority, tail) = match rest.find(['/', '?', '#']) {
+        Some(at) => rest.split_at(at),
+        None => (rest, ""),
+    };
+    let (login, hosts) = match authority.rsplit_once('@') {
+        Some((login, hosts)) => (format!("{login}@"), hosts),
+        None => (String::new(), authority),
+    };
+    (hosts.to_owned(), format!("{login}host{tail}"))
+}
+
+fn parse_endpoint(text: &str, default_port: u16) -> Result<Endpoint, TargetError> {
+    let (host, port) = match text.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+        Some((host, rest)) => (host, rest.strip_prefix(':')),
+        None => match text.rsplit_once(':') {
+            Some((host, port)) => (host, Some(port)),
+            None => (text, None),
+        },
+    };
+    let port = match port {
+        None => default_port,
+        Some(port) => {
+            port.parse()
+                .ok()
+                .filter(|port| *port != 0)
+                .ok_or_else(|| TargetError::BadPart {
+                    part: "port",
+                    why: format!("'{port}' is not 1 to 65535"),
+                })?
+        }
+    };
+    if host.is_empty() {
+        return Err(TargetError::NoHost);
+    }
+    Ok(Endpoint {
+        host: host.to_owned(),
+        port,
+    })
+}
+
+fn tls_of(
+    scheme: &str,
+    kind: DatabaseType,
+    options: &BTreeMap<String, String>,
+) -> Result<TlsMode, TargetError> {
+    let flag = |key: &str| {
+        options
+            .get(key)
+            .map(|value| value == "true" || value == "1")
+    };
+    match kind {
+        DatabaseType::Postgres => match options.get("sslmode").map(String::as_str) {
+            None | Some("prefer" | "allow") => Ok(TlsMode::Prefer),
+            Some("disable") => Ok(TlsMode::Disable),
+            Some("require") => Ok(TlsMode::Require),
+            Some("verify-ca") => Ok(TlsMode::VerifyCa),
+            Some("verify-full") => Ok(TlsMode::VerifyFull),
+            Some(other) => Err(TargetError::BadPart {
+                part: "sslmode",
+                why: format!("'{other}' is unknown"),
+            }),
+        },
+        DatabaseType::Redis => Ok(match scheme {
+            "rediss" if flag("insecure").unwrap_or(false) => TlsMode::Require,
+            "rediss" => TlsMode::VerifyFull,
+            _ => TlsMode::Disable,
+        }),
+        DatabaseType::Mongodb => {
+            let wanted = flag("tls")
+                .or(flag("ssl"))
+                .unwrap_or(scheme == "mongodb+srv");
+            let lax = flag("tlsinsecure").unwrap_or(false)
+                || flag("tlsallowinvalidcertificates").unwrap_or(false);
+            Ok(match (wanted, lax) {
+                (false, _) => TlsMode::Disable,
+                (true, true) => TlsMode::Require,
+                (true, false) => TlsMode::VerifyFull,
+            })
+        }
+        DatabaseType::BunApi => Ok(if scheme == "https" {
+            TlsMode::VerifyFull
+        } else {
+            TlsMode::Disable
+        }),
+    }
+}
+
+fn decode(text: &str, part: &'static str) -> Result<String, TargetError> {
+    percent_decode_str(text)
+        .decode_utf8()
+        .map(std::borrow::Cow::into_owned)
+        .map_err(|error| TargetError::BadPart {
+            part,
+            why: error.to_string(),
+        })
+}
+
+fn non_empty(text: String) -> Option<String> {
+    (!text.is_empty()).then_some(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn redis_url_without_user_has_password_and_number() {
+        let target = Target::parse("redis://:p%40w@10.0.0.5/3").unwrap();
+        assert_eq!(target.kind, DatabaseType::Redis);
+        assert_eq!(target.endpoint().unwrap().to_string(), "10.0.0.5:6379");
+        assert_eq!(target.user, None);
+        assert_eq!(target.password.unwrap().expose(), "p@w");
+        assert_eq!(target.database.as_deref(), Some("3"));
+    }
+
+    #[test]
+    fn mongodb_url_names_every_seed() {
+        let target =
+            Target::parse("mongodb://u:p@a:1,[::1]:2,c/app?authSource=admin&tls=true").unwrap();
+        let seeds: Vec<_> = target.endpoints.iter().map(ToString::to_string).collect();
+        assert_eq!(seeds, ["a:1", "[::1]:2", "c:27017"]);
+        assert_eq!(target.options.get("authsource").unwrap(), "admin");
+        assert_eq!(target.tls, TlsMode::VerifyFull);
+    }
+
+    #[test]
+    fn faults_name_the_part() {
+        assert_eq!(
+            Target::parse("mysql://h").unwrap_err(),
+            TargetError::UnknownScheme("mysql".into())
+        );
+        assert_eq!(Target::parse("redis://").unwrap_err(), TargetError::NoHost);
+        assert!(matches!(
+            Target::parse("redis://h:99999").unwrap_err(),
+            TargetError::BadPart { part: "port", .. }
+        ));
+        assert!(matches!(
+            Target::parse("nonsense").unwrap_err(),
+            TargetError::NotUrl(_)
+        ));
+    }
+
+    #[test]
+    fn password_is_never_shown() {
+        let target = Target::parse("postgres://me:canary@h/db?sslmode=disable").unwrap();
+        assert!(!format!("{target:?}").contains("canary"));
+        assert_eq!(target.redacted(), "postgres://me:****@h:5432/db");
+    }
+}
