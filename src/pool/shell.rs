@@ -1,0 +1,392 @@
+//! One tenant's pool: the core behind a lock, with dialling, cleaning and closing as tasks.
+//!
+//! The lock is held for the accounting only, never across an await, and never while a slot is
+//! dropped: the budget may then poke a pool, this one included.
+
+use std::sync::{Arc, Weak};
+
+use parking_lot::{Mutex, RwLock};
+use tokio::{
+    sync::oneshot,
+    time::{Instant, timeout},
+};
+
+use super::{
+    Budget, CheckoutError, CloseReason, Dial, Lease, OpenReason, PoolStats, Settings, Upstream,
+    budget::{Claimant, Slot},
+    core::{Bounds, Core, Meta, Order},
+};
+use crate::{
+    net::{DialFault, DialStep},
+    shutdown::Shutdown,
+    telemetry::PoolMeters,
+    tenant::Tenant,
+};
+
+/// What every pool of a fleet shares.
+pub(super) struct Shared<D> {
+    pub(super) dialer: D,
+    pub(super) settings: Settings,
+    pub(super) shutdown: Shutdown,
+    pub(super) budget: Arc<Budget>,
+    pub(super) meters: PoolMeters,
+}
+
+/// The upstreams of one tenant.
+pub struct Pool<D: Dial> {
+    shared: Arc<Shared<D>>,
+    tenant: RwLock<Arc<Tenant>>,
+    core: Mutex<Core<Held<D>, Waiter<D>>>,
+    this: Weak<Self>,
+}
+
+/// A connection with its right to exist.
+struct Held<D: Dial> {
+    upstream: D::Upstream,
+    slot: Slot,
+}
+
+type Waiter<D> = oneshot::Sender<Result<Lease<D>, CheckoutError>>;
+type Orders<D> = Vec<Order<Held<D>, Waiter<D>>>;
+
+impl<D: Dial> Pool<D> {
+    pub(super) fn new(shared: Arc<Shared<D>>, tenant: Arc<Tenant>) -> Arc<Self> {
+        let bounds = bounds(&shared.settings, &tenant);
+        let core = Core::new(bounds, tenant.generation, Instant::now());
+        Arc::new_cyclic(|this| {
+            shared.budget.join(Weak::clone(this) as Weak<dyn Claimant>);
+            Self {
+                shared,
+                tenant: RwLock::new(tenant),
+                core: Mutex::new(core),
+                this: Weak::clone(this),
+            }
+        })
+    }
+
+    /// The registration that new upstreams are opened by.
+    pub fn tenant(&self) -> Arc<Tenant> {
+        Arc::clone(&self.tenant.read())
+    }
+
+    /// An idle upstream, if there is one and nobody waits for it.
+    pub fn try_lease(&self) -> Option<Lease<D>> {
+        loop {
+            let (mut held, meta) = self.core.lock().take(Instant::now())?;
+            if held.upstream.is_open() {
+                let pool = self.this.upgrade()?;
+                return Some(Lease::new(pool, held.upstream, meta, held.slot));
+            }
+            self.close_leased(held.upstream, held.slot, CloseReason::Stale);
+        }
+    }
+
+    /// An upstream, after waiting in line for at most the tenant's `queue_wait_max`.
+    ///
+    /// # Cancel safety
+    /// Safe: a dropped future leaves the line, and gives back what it was handed.
+    pub async fn lease(&self) -> Result<Lease<D>, CheckoutError> {
+        let asked = Instant::now();
+        let outcome = match self.try_lease() {
+            Some(lease) => Ok(lease),
+            None => self.wait(asked).await,
+        };
+        self.shared.meters.leased(
+            outcome.as_ref().err().map(CheckoutError::label),
+            asked.elapsed(),
+        );
+        outcome
+    }
+
+    async fn wait(&self, asked: Instant) -> Result<Lease<D>, CheckoutError> {
+        let wait_max = self.tenant.read().limits.queue_wait_max;
+        let (sender, receiver) = oneshot::channel();
+        let ticket = self.ask(sender)?;
+        let mut line = Line {
+            pool: self,
+            ticket,
+            receiver,
+        };
+        if let Ok(answer) = timeout(wait_max, &mut line.receiver).await {
+            // A dropped sender cannot be: tickets are answered or withdrawn.
+            return answer.unwrap_or(Err(CheckoutError::Draining));
+        }
+        let core = self.core.lock();
+        if core.is_paused() {
+            return Err(CheckoutError::Paused);
+        }
+        match core.fault() {
+            Some(fault) => Err(CheckoutError::DialFailed(fault.clone())),
+            None => Err(CheckoutError::WaitTooLong {
+                waited: asked.elapsed(),
+            }),
+        }
+    }
+
+    fn ask(&self, sender: Waiter<D>) -> Result<u64, CheckoutError> {
+        let mut orders = Orders::<D>::new();
+        let ticket = {
+            let mut core = self.core.lock();
+            let now = Instant::now();
+            let ticket = core.ask(sender, now).map_err(|(_, error)| error)?;
+            core.plan(now, &mut orders);
+            ticket
+        };
+        self.carry_out(orders);
+        Ok(ticket)
+    }
+
+    /// The counts of this moment.
+    pub fn stats(&self) -> PoolStats {
+        let tenant = self.tenant();
+        let core = self.core.lock();
+        PoolStats {
+            tenant: tenant.id,
+            slug: tenant.slug.clone(),
+            project: tenant.project.clone(),
+            idle: core.idle(),
+            leased: core.leased(),
+            dialing: core.dialing(),
+            resetting: core.resetting(),
+            waiting: core.waiting(),
+            max: core.max(),
+            leases: core.leases(),
+            fault: core.fault().map(ToString::to_string),
+        }
+    }
+
+    /// Holds back new leases; those in use go on.
+    pub fn pause(&self) {
+        self.step(|core, now, orders| core.pause(true, now, orders));
+    }
+
+    /// Ends a pause.
+    pub fn resume(&self) {
+        self.step(|core, now, orders| core.pause(false, now, orders));
+    }
+
+    /// Takes up a changed registration and retires the connections of the old one.
+    pub(super) fn retire(&self, tenant: &Arc<Tenant>) {
+        if self.core.lock().generation() >= tenant.generation {
+            return;
+        }
+        *self.tenant.write() = Arc::clone(tenant);
+        let bounds = bounds(&self.shared.settings, tenant);
+        let generation = tenant.generation;
+        self.step(|core, now, orders| core.retire(generation, bounds, now, orders));
+    }
+
+    pub(super) fn tick(&self) {
+        self.step(Core::tick);
+    }
+
+    pub(super) fn drain(&self) {
+        self.step(|core, _, orders| core.drain(orders));
+    }
+
+    /// Closes what is idle now; leases in use close when they come back.
+    pub(super) fn close_idle(&self) {
+        self.step(|core, _, orders| core.close_idle(orders));
+    }
+
+    /// Whether nothing is open and nothing was asked for since `since`.
+    pub(super) fn is_forgotten(&self, since: Instant) -> bool {
+        let core = self.core.lock();
+        core.slots() == 0 && core.waiting() == 0 && core.last_lease() < since
+    }
+
+    pub(super) fn take_back(&self, upstream: D::Upstream, meta: Meta, slot: Slot) {
+        self.step(|core, now, orders| core.came_back(Held { upstream, slot }, meta, now, orders));
+    }
+
+    pub(super) fn reset(&self, mut upstream: D::Upstream, meta: Meta, slot: Slot) {
+        let Some(pool) = self.this.upgrade() else {
+            return;
+        };
+        self.core.lock().reset_begun();
+        self.shared.shutdown.spawn("pool-reset", async move {
+            let wait_max = pool.shared.settings.reset_wait_max;
+            let outcome = timeout(wait_max, upstream.reset()).await;
+            if matches!(outcome, Ok(Ok(()))) {
+                let held = Held { upstream, slot };
+                pool.step(|core, now, orders| core.reset_done(held, meta, now, orders));
+            } else {
+                pool.core.lock().reset_failed();
+                pool.finish_close(upstream, slot, CloseReason::ResetFailed)
+                    .await;
+            }
+        });
+    }
+
+    pub(super) fn close_leased(&self, upstream: D::Upstream, slot: Slot, reason: CloseReason) {
+        self.core.lock().close_begun();
+        self.close(upstream, slot, reason);
+    }
+
+    /// A lease was dropped: its socket is closed already.
+    pub(super) fn lost(&self, slot: Slot, reason: CloseReason) {
+        self.shared.meters.closed(reason.label());
+        drop(slot);
+        self.step(|core, now, orders| {
+            core.close_begun();
+            core.closed(now, orders);
+        });
+    }
+
+    fn close(&self, upstream: D::Upstream, slot: Slot, reason: CloseReason) {
+        let Some(pool) = self.this.upgrade() else {
+            return;
+        };
+        self.shared.shutdown.spawn("pool-close", async move {
+            pool.finish_close(upstream, slot, reason).await;
+        });
+    }
+
+    /// The place is kept until the server has seen the end, so that it never counts more than max.
+    async fn finish_close(&self, upstream: D::Upstream, slot: Slot, reason: CloseReason) {
+        // A goodbye that takes too long is cut: dropping the future closes the socket.
+        let _cut = timeout(self.shared.settings.close_wait_max, upstream.close())
+            .await
+            .is_err();
+        self.shared.meters.closed(reason.label());
+        drop(slot);
+        self.step(Core::closed);
+    }
+
+    fn dial(&self, reason: OpenReason) {
+        let claimant = Weak::clone(&self.this) as Weak<dyn Claimant>;
+        let Some(pool) = self.this.upgrade() else {
+            return;
+        };
+        let Some(slot) = self.shared.budget.acquire(&claimant) else {
+            self.core.lock().dial_denied();
+            return;
+        };
+        self.shared.shutdown.spawn("pool-dial", async move {
+            let tenant = pool.tenant();
+            let wait_max = pool.shared.settings.dial_wait_max;
+            let outcome = match timeout(wait_max, pool.shared.dialer.dial(&tenant)).await {
+                Ok(outcome) => outcome,
+                Err(_) => Err(DialFault::new(
+                    DialStep::Login,
+                    format!("no upstream within {} ms", wait_max.as_millis()),
+                    "the server accepts connections but does not answer; look at its log",
+                )),
+            };
+            pool.dialed(outcome, &tenant, slot, reason);
+        });
+    }
+
+    fn dialed(
+        &self,
+        outcome: Result<D::Upstream, DialFault>,
+        tenant: &Tenant,
+        slot: Slot,
+        reason: OpenReason,
+    ) {
+        match outcome {
+            Ok(upstream) => {
+                self.shared.meters.opened(reason.label());
+                let life = self.shared.settings.lifetime_max;
+                let life = life.mul_f64(1.0 - f64::from(jitter() % 1000) / 10_000.0);
+                let meta = Meta {
+                    expires: Instant::now() + life,
+                    generation: tenant.generation,
+                };
+                let held = Held { upstream, slot };
+                self.step(|core, now, orders| core.dialed(held, meta, now, orders));
+            }
+            Err(fault) => {
+                tracing::warn!(tenant = %tenant.slug, step = %fault.step, cause = %fault.cause, "dial failed");
+                self.shared.meters.dial_failed(fault.step.label());
+                drop(slot);
+                self.step(|core, now, orders| core.dial_failed(&fault, jitter(), now, orders));
+            }
+        }
+    }
+
+    /// One event into the core, and its orders carried out after the lock is free.
+    fn step(&self, event: impl FnOnce(&mut Core<Held<D>, Waiter<D>>, Instant, &mut Orders<D>)) {
+        let mut orders = Orders::<D>::new();
+        event(&mut self.core.lock(), Instant::now(), &mut orders);
+        self.carry_out(orders);
+    }
+
+    fn carry_out(&self, orders: Orders<D>) {
+        for order in orders {
+            match order {
+                Order::Hand(ticket, waiter, held, meta) => self.hand(ticket, waiter, held, meta),
+                Order::Dial(reason) => self.dial(reason),
+                Order::Close(held, reason) => self.close(held.upstream, held.slot, reason),
+                // A waiter that has gone does not need to be told.
+                Order::Deny(waiter, error) => drop(waiter.send(Err(error))),
+            }
+        }
+    }
+
+    fn hand(&self, ticket: u64, waiter: Waiter<D>, mut held: Held<D>, meta: Meta) {
+        let Some(pool) = self.this.upgrade() else {
+            return;
+        };
+        if !held.upstream.is_open() {
+            self.close_leased(held.upstream, held.slot, CloseReason::Stale);
+            self.step(|core, now, orders| core.requeue(ticket, waiter, now, orders));
+            return;
+        }
+        let lease = Lease::new(pool, held.upstream, meta, held.slot);
+        if let Err(Ok(lease)) = waiter.send(Ok(lease)) {
+            lease.give_back(super::Residue::Clean);
+        }
+    }
+}
+
+impl<D: Dial> Claimant for Pool<D> {
+    fn evictable_since(&self) -> Option<Instant> {
+        let core = self.core.lock();
+        (core.idle() > 0).then(|| core.last_lease())
+    }
+
+    fn evict(&self) -> bool {
+        let mut had = false;
+        self.step(|core, _, orders| had = core.evict(orders));
+        had
+    }
+
+    fn poke(&self) {
+        self.step(Core::poked);
+    }
+}
+
+/// A place in the line: leaves it when dropped, and gives back what was handed over too late.
+struct Line<'a, D: Dial> {
+    pool: &'a Pool<D>,
+    ticket: u64,
+    receiver: oneshot::Receiver<Result<Lease<D>, CheckoutError>>,
+}
+
+impl<D: Dial> Drop for Line<'_, D> {
+    fn drop(&mut self) {
+        self.pool.core.lock().withdraw(self.ticket);
+        self.receiver.close();
+        if let Ok(Ok(lease)) = self.receiver.try_recv() {
+            lease.give_back(super::Residue::Clean);
+        }
+    }
+}
+
+fn bounds(settings: &Settings, tenant: &Tenant) -> Bounds {
+    Bounds {
+        max: tenant.limits.upstream_max,
+        idle_min: tenant.limits.idle_min,
+        dialing_max: settings.dialing_max,
+        queue_max: tenant.limits.queue_max,
+        idle_after: settings.idle_after,
+        backoff_min: settings.backoff_min,
+        backoff_max: settings.backoff_max,
+    }
+}
+
+/// A random number; without randomness from the system there is just no jitter.
+fn jitter() -> u32 {
+    getrandom::u32().unwrap_or(0)
+}
