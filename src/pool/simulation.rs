@@ -55,7 +55,7 @@ impl World {
             idle_min: dice.roll(3),
             dialing_max: 1 + dice.roll(2),
             queue_max: 1 + dice.roll(12),
-            idle_after: Duration::from_secs(60),
+            idle_after: Duration::from_mins(1),
             backoff_min: Duration::from_millis(100),
             backoff_max: Duration::from_secs(5),
         };

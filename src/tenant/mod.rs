@@ -13,6 +13,7 @@ pub use id::{CredentialId, Generation, TenantId};
 pub use limits::{PoolMode, TenantLimits};
 pub use target::{DatabaseType, Endpoint, Target, TargetError, TlsMode};
 pub use verifier::ScramVerifier;
+pub(crate) use verifier::{hmac, salted_password};
 
 use crate::protocol::Protocol;
 

@@ -1,0 +1,132 @@
+//! The client's role: towards upstreams.
+
+use std::fmt;
+
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use sha2::{Digest, Sha256};
+use subtle::ConstantTimeEq;
+use zeroize::Zeroizing;
+
+use super::message::{ScramError, check_length, escape, field, nonce};
+use crate::{
+    crypto::Secret,
+    tenant::{hmac, salted_password},
+};
+
+/// More iterations than any server asks for; a hostile one could otherwise keep us busy for hours.
+const ITERATIONS_MAX: u32 = 1_000_000;
+
+/// An exchange whose first message has been made.
+pub struct Client {
+    bare: String,
+    nonce: String,
+}
+
+/// The salted password of one salt: kept by dialers, so that dialling again costs no derivation.
+#[derive(Clone)]
+pub struct Salted {
+    salt: Vec<u8>,
+    iterations: u32,
+    key: Zeroizing<[u8; 32]>,
+}
+
+impl fmt::Debug for Salted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Salted(****)")
+    }
+}
+
+/// The client's last message, and what the server must answer.
+#[derive(Debug)]
+pub struct Finish {
+    /// To be sent.
+    pub message: String,
+    /// For the next exchange with the same server.
+    pub salted: Salted,
+    expected: [u8; 32],
+}
+
+impl Client {
+    /// Begins; the text is the first message. PostgreSQL ignores the user and wants it empty.
+    pub fn begin(user: &str) -> Result<(Self, String), ScramError> {
+        Ok(Self::begin_with(user, nonce()?))
+    }
+
+    pub(super) fn begin_with(user: &str, nonce: String) -> (Self, String) {
+        let bare = format!("n={},r={nonce}", escape(user));
+        let first = format!("n,,{bare}");
+        (Self { bare, nonce }, first)
+    }
+
+    /// Answers the server's first message. Costs a key derivation unless `known` fits.
+    pub fn answer(
+        self,
+        server_first: &str,
+        password: &Secret,
+        known: Option<&Salted>,
+    ) -> Result<Finish, ScramError> {
+        check_length(server_first)?;
+        let mut fields = server_first.split(',');
+        let nonce = field(fields.next(), "r=")?;
+        let salt = field(fields.next(), "s=")?;
+        let iterations = field(fields.next(), "i=")?;
+        if !nonce.starts_with(&self.nonce) || nonce.len() == self.nonce.len() {
+            return Err(ScramError::Malformed("nonce"));
+        }
+        let salt = STANDARD
+            .decode(salt)
+            .map_err(|_| ScramError::Malformed("salt"))?;
+        let iterations: u32 = iterations
+            .parse()
+            .map_err(|_| ScramError::Malformed("i="))?;
+        if iterations == 0 || iterations > ITERATIONS_MAX {
+            return Err(ScramError::Malformed("iteration count"));
+        }
+        let salted = match known {
+            Some(known) if known.salt == salt && known.iterations == iterations => known.clone(),
+            _ => {
+                let key = salted_password(password.expose(), &salt, iterations);
+                Salted {
+                    salt,
+                    iterations,
+                    key: Zeroizing::new(key),
+                }
+            }
+        };
+        let covered = format!("c=biws,r={nonce}");
+        let said = format!("{},{server_first},{covered}", self.bare);
+        let client_key = Zeroizing::new(hmac(&salted.key, b"Client Key"));
+        let stored_key: [u8; 32] = Sha256::digest(*client_key).into();
+        let mut proof = hmac(&stored_key, said.as_bytes());
+        for (byte, key) in proof.iter_mut().zip(client_key.iter()) {
+            *byte ^= key;
+        }
+        let server_key = hmac(&salted.key, b"Server Key");
+        let expected = hmac(&server_key, said.as_bytes());
+        let message = format!("{covered},p={}", STANDARD.encode(proof));
+        Ok(Finish {
+            message,
+            salted,
+            expected,
+        })
+    }
+}
+
+impl Finish {
+    /// Checks the server's last message, so that nobody can play the server.
+    pub fn check(&self, server_last: &str) -> Result<(), ScramError> {
+        check_length(server_last)?;
+        if server_last.starts_with("e=") {
+            return Err(ScramError::Refused);
+        }
+        let value = server_last.split(',').next();
+        let signature = STANDARD
+            .decode(field(value, "v=")?)
+            .map_err(|_| ScramError::Malformed("signature"))?;
+        if bool::from(signature.as_slice().ct_eq(&self.expected)) {
+            Ok(())
+        } else {
+            Err(ScramError::ServerMismatch)
+        }
+    }
+}

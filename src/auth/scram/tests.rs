@@ -1,0 +1,92 @@
+//! The example of RFC 7677 in both roles, and what must be refused.
+
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+
+use super::{Client, ClientFirst, ScramError, Server};
+use crate::{crypto::Secret, tenant::ScramVerifier};
+
+const SERVER_FIRST: &str =
+    "r=rOprNGfwEbeRWgbNEkqO%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0,s=W22ZaJ0SNY7soEsUEjb6gQ==,i=4096";
+const CLIENT_LAST: &str = "c=biws,r=rOprNGfwEbeRWgbNEkqO%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0,p=dHzbZapWIk4jUhN+Ute9ytag9zjfMHgsqmmiz7AndVQ=";
+const SERVER_LAST: &str = "v=6rriTRBi23WpRR/wtup+mMhUZUn/dB5nLTJRsjl95G4=";
+
+fn secret(text: &str) -> Secret {
+    Secret::from(text.to_owned())
+}
+
+fn verifier() -> ScramVerifier {
+    let salt = STANDARD.decode("W22ZaJ0SNY7soEsUEjb6gQ==").unwrap();
+    ScramVerifier::derive_with("pencil", salt, 4096)
+}
+
+#[test]
+fn rfc_example_holds_in_both_roles() {
+    let (client, first) = Client::begin_with("user", "rOprNGfwEbeRWgbNEkqO".into());
+    assert_eq!(first, "n,,n=user,r=rOprNGfwEbeRWgbNEkqO");
+    let parsed = ClientFirst::parse(&first).unwrap();
+    let (server, answer) =
+        Server::begin_with(&parsed, verifier(), "%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0").unwrap();
+    assert_eq!(answer, SERVER_FIRST);
+    let finish = client.answer(&answer, &secret("pencil"), None).unwrap();
+    assert_eq!(finish.message, CLIENT_LAST);
+    assert_eq!(server.finish(&finish.message).unwrap(), SERVER_LAST);
+    finish.check(SERVER_LAST).unwrap();
+    assert_eq!(finish.check("v=AAAA"), Err(ScramError::ServerMismatch));
+    assert_eq!(finish.check("e=other-error"), Err(ScramError::Refused));
+}
+
+#[test]
+fn wrong_password_and_mock_verifier_are_mismatches() {
+    for (verifier, password) in [
+        (verifier(), "pencils"),
+        (ScramVerifier::mock("nobody", &[7; 32]), "pencil"),
+    ] {
+        let (client, first) = Client::begin("user").unwrap();
+        let parsed = ClientFirst::parse(&first).unwrap();
+        let (server, answer) = Server::begin(&parsed, verifier).unwrap();
+        let finish = client.answer(&answer, &secret(password), None).unwrap();
+        assert_eq!(server.finish(&finish.message), Err(ScramError::Mismatch));
+    }
+}
+
+#[test]
+fn known_salt_needs_no_second_derivation() {
+    let (client, _) = Client::begin_with("user", "rOprNGfwEbeRWgbNEkqO".into());
+    let salted = client
+        .answer(SERVER_FIRST, &secret("pencil"), None)
+        .unwrap()
+        .salted;
+    let (client, _) = Client::begin_with("user", "rOprNGfwEbeRWgbNEkqO".into());
+    let finish = client
+        .answer(SERVER_FIRST, &secret("not needed"), Some(&salted))
+        .unwrap();
+    assert_eq!(finish.message, CLIENT_LAST);
+}
+
+#[test]
+fn names_are_unescaped_and_nonsense_is_refused() {
+    assert_eq!(
+        ClientFirst::parse("n,,n=a=2Cb=3Dc,r=x").unwrap().user,
+        "a,b=c"
+    );
+    for text in [
+        "",
+        "n",
+        "n,,",
+        "n,,n=a",
+        "n,,n=a=2c,r=x",
+        "n,a=b,n=u,r=x",
+        "x,,n=u,r=x",
+        "n,,m=1,n=u,r=x",
+    ] {
+        assert!(
+            matches!(ClientFirst::parse(text), Err(ScramError::Malformed(_))),
+            "{text}"
+        );
+    }
+    let wanted = ClientFirst::parse("p=tls-server-end-point,,n=u,r=x");
+    assert_eq!(wanted, Err(ScramError::ChannelBinding));
+    let hostile = "r=abcd,s=AAAA,i=4294967295";
+    let (client, _) = Client::begin_with("u", "abc".into());
+    assert!(client.answer(hostile, &secret("p"), None).is_err());
+}
