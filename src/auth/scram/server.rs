@@ -22,19 +22,19 @@ impl Server {
         first: &ClientFirst,
         verifier: ScramVerifier,
     ) -> Result<(Self, String), ScramError> {
-        Self::begin_with(first, verifier, &nonce()?)
+        Ok(Self::begin_with(first, verifier, &nonce()?))
     }
 
     pub(super) fn begin_with(
         first: &ClientFirst,
         verifier: ScramVerifier,
         own_nonce: &str,
-    ) -> Result<(Self, String), ScramError> {
+    ) -> (Self, String) {
         let nonce = format!("{}{own_nonce}", first.nonce);
         let salt = STANDARD.encode(&verifier.salt);
         let answer = format!("r={nonce},s={salt},i={}", verifier.iterations);
         let said = format!("{},{answer}", first.bare);
-        Ok((
+        (
             Self {
                 verifier,
                 header: first.header.clone(),
@@ -42,7 +42,7 @@ impl Server {
                 said,
             },
             answer,
-        ))
+        )
     }
 
     /// Checks the client's proof; the text is the server's last message, its own proof.

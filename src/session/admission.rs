@@ -1,0 +1,320 @@
+//! From what a client says of itself to a seat: one rule for three protocols (DESIGN 1.4).
+
+use std::{net::SocketAddr, sync::Arc};
+
+use parking_lot::Mutex;
+use tokio::time::Instant;
+
+use super::{Board, Seat, board::Newcomer, password::PasswordCheck};
+use crate::{
+    auth::{Throttle, ThrottleKey},
+    fault::Refusal,
+    protocol::Protocol,
+    registry::{Address, Found, Place, Query, Registry},
+    telemetry::{LoginOutcome, SessionMeters},
+    tenant::{Account, Role, ScramVerifier, Tenant},
+};
+
+/// Admits clients; shared by all listeners.
+pub struct Admission {
+    registry: Arc<Registry>,
+    board: Arc<Board>,
+    throttle: Mutex<Throttle>,
+    passwords: PasswordCheck,
+    mock_key: [u8; 32],
+    meters: [SessionMeters; 3],
+}
+
+/// What a client says of itself before it proves anything.
+#[derive(Debug, Clone, Copy)]
+pub struct Claim<'a> {
+    /// The protocol it speaks.
+    pub protocol: Protocol,
+    /// The user name as sent: `user.t`, or the plain user where another signal names the tenant.
+    pub login: &'a str,
+    /// The database it asks for, which may pick one of a project's.
+    pub database: Option<&'a str>,
+    /// The TLS server name.
+    pub server_name: Option<&'a str>,
+    /// PostgreSQL's `options=reference=t`.
+    pub reference: Option<&'a str>,
+    /// Its address.
+    pub peer: SocketAddr,
+}
+
+/// A client that has said who it is, and now has to prove it.
+///
+/// Names that do not exist make a candidate too: with a verifier that nothing fits, so that the
+/// answers and the work are the same.
+pub struct Candidate {
+    admission: Arc<Admission>,
+    protocol: Protocol,
+    peer: SocketAddr,
+    throttle: ThrottleKey,
+    place: Place,
+    account: Option<Account>,
+    verifier: ScramVerifier,
+}
+
+/// A client that is in.
+pub struct Admitted {
+    /// The database it uses.
+    pub tenant: Arc<Tenant>,
+    /// Its user, without the tenant part.
+    pub user: String,
+    /// What it may do.
+    pub role: Role,
+    /// Its entry on the board.
+    pub seat: Seat,
+}
+
+impl Admission {
+    /// An admission over a registry.
+    ///
+    /// # Errors
+    /// When the system has no randomness for this process' keys.
+    pub fn new(registry: Arc<Registry>, board: Arc<Board>) -> Result<Arc<Self>, getrandom::Error> {
+        let (mut mock_key, mut password_key) = ([0; 32], [0; 32]);
+        getrandom::fill(&mut mock_key)?;
+        getrandom::fill(&mut password_key)?;
+        Ok(Arc::new(Self {
+            registry,
+            board,
+            throttle: Mutex::default(),
+            passwords: PasswordCheck::new(password_key),
+            mock_key,
+            meters: Protocol::ALL.map(SessionMeters::new),
+        }))
+    }
+
+    /// The board of live sessions.
+    pub fn board(&self) -> &Arc<Board> {
+        &self.board
+    }
+
+    /// What the sessions of a protocol count.
+    pub fn meters(&self, protocol: Protocol) -> &SessionMeters {
+        let [postgres, redis, mongodb] = &self.meters;
+        match protocol {
+            Protocol::Postgres => postgres,
+            Protocol::Redis => redis,
+            Protocol::Mongodb => mongodb,
+        }
+    }
+
+    /// Finds whom a claim means.
+    pub async fn identify(self: &Arc<Self>, claim: Claim<'_>) -> Result<Candidate, Refusal> {
+        let host_label = claim
+            .server_name
+            .and_then(|name| name.split_once('.'))
+            .map(|(t, _)| t);
+        let (user, name) = match (claim.reference, claim.login.rsplit_once('.')) {
+            (Some(reference), None) => (claim.login, Some(reference)),
+            (Some(reference), Some((user, name))) if name.eq_ignore_ascii_case(reference) => {
+                (user, Some(name))
+            }
+            (Some(reference), Some((_, name))) => return Err(contradiction(reference, name)),
+            (None, Some((user, name))) => (user, Some(name)),
+            (None, None) => (claim.login, None),
+        };
+        let key = ThrottleKey {
+            address: claim.peer.ip(),
+            name: name.or(host_label).unwrap_or_default().to_ascii_lowercase(),
+        };
+        self.check_throttle(claim.protocol, &key)?;
+        let named = match name {
+            Some(name) => Some(self.resolve(&claim, user, name).await?),
+            None => None,
+        };
+        // A host name that is no tenant's is just the gateway's own, and says nothing.
+        let hosted = match host_label {
+            Some(label) => {
+                let found = self.resolve(&claim, user, label).await?;
+                (!matches!(found.place, Place::Nobody)).then_some(found)
+            }
+            None => None,
+        };
+        let found = match (named, hosted) {
+            (Some(named), Some(hosted)) => {
+                if let (Place::One(one), Place::One(other)) = (&named.place, &hosted.place)
+                    && one.id != other.id
+                {
+                    return Err(contradiction(&one.slug, &other.slug));
+                }
+                named
+            }
+            (Some(found), None) | (None, Some(found)) => found,
+            (None, None) => Found {
+                place: Place::Nobody,
+                account: None,
+            },
+        };
+        Ok(self.candidate(claim.protocol, claim.peer, claim.login, key, found))
+    }
+
+    /// Finds whom an issued password's public part means (Redis `AUTH ppc_…`).
+    pub async fn identify_issued(
+        self: &Arc<Self>,
+        public_id: &str,
+        protocol: Protocol,
+        peer: SocketAddr,
+    ) -> Result<Candidate, Refusal> {
+        let key = ThrottleKey {
+            address: peer.ip(),
+            name: public_id.to_owned(),
+        };
+        self.check_throttle(protocol, &key)?;
+        let query = Query {
+            protocol,
+            address: Address::Issued { public_id },
+            database: None,
+        };
+        let found = self
+            .registry
+            .resolve(&query)
+            .await
+            .map_err(|_| Refusal::RegistryDown)?;
+        Ok(self.candidate(protocol, peer, public_id, key, found))
+    }
+
+    async fn resolve(&self, claim: &Claim<'_>, user: &str, name: &str) -> Result<Found, Refusal> {
+        let query = Query {
+            protocol: claim.protocol,
+            address: Address::Login { user, name },
+            database: claim.database,
+        };
+        self.registry.resolve(&query).await.map_err(|error| {
+            tracing::error!(%error, "login without registry");
+            Refusal::RegistryDown
+        })
+    }
+
+    fn candidate(
+        self: &Arc<Self>,
+        protocol: Protocol,
+        peer: SocketAddr,
+        login: &str,
+        throttle: ThrottleKey,
+        found: Found,
+    ) -> Candidate {
+        let verifier = match &found.account {
+            Some(account) => account.verifier.clone(),
+            None => ScramVerifier::mock(login, &self.mock_key),
+        };
+        Candidate {
+            admission: Arc::clone(self),
+            protocol,
+            peer,
+            throttle,
+            place: found.place,
+            account: found.account,
+            verifier,
+        }
+    }
+
+    fn check_throttle(&self, protocol: Protocol, key: &ThrottleKey) -> Result<(), Refusal> {
+        match self.throttle.lock().blocked(key, Instant::now()) {
+            None => Ok(()),
+            Some(retry_after) => {
+                self.meters(protocol).login(LoginOutcome::Throttled);
+                Err(Refusal::LoginThrottled { retry_after })
+            }
+        }
+    }
+}
+
+impl Candidate {
+    /// What the client's proof is checked against.
+    pub fn verifier(&self) -> ScramVerifier {
+        self.verifier.clone()
+    }
+
+    /// Checks a password sent in clear, and admits.
+    pub async fn check_password(self, password: &[u8]) -> Result<Admitted, Refusal> {
+        let known = self
+            .account
+            .as_ref()
+            .and_then(|account| account.password.as_ref());
+        // Whatever does not fit at once is derived, so that a known user with a wrong password takes
+        // as long as an unknown one.
+        let fits = known.is_some_and(|secret| secret.matches(password))
+            || self
+                .admission
+                .passwords
+                .matches(&self.verifier, password)
+                .await;
+        if fits {
+            self.proven()
+        } else {
+            Err(self.rejected().await)
+        }
+    }
+
+    /// Admits a client whose proof was right.
+    pub fn proven(self) -> Result<Admitted, Refusal> {
+        self.admission.throttle.lock().succeeded(&self.throttle);
+        let meters = self.admission.meters(self.protocol);
+        let outcome = self.seat();
+        meters.login(match &outcome {
+            Ok(_) => LoginOutcome::Admitted,
+            Err(_) => LoginOutcome::Refused,
+        });
+        outcome
+    }
+
+    /// Counts a failed proof, waits as long as the failures have earned, and gives the one answer.
+    pub async fn rejected(self) -> Refusal {
+        self.admission
+            .meters(self.protocol)
+            .login(LoginOutcome::Rejected);
+        let delay = self
+            .admission
+            .throttle
+            .lock()
+            .failed(self.throttle, Instant::now());
+        tokio::time::sleep(delay).await;
+        Refusal::LoginRejected
+    }
+
+    fn seat(&self) -> Result<Admitted, Refusal> {
+        let Some(account) = &self.account else {
+            return Err(Refusal::LoginRejected);
+        };
+        let tenant = match &self.place {
+            Place::One(tenant) => Arc::clone(tenant),
+            Place::Several(names) => {
+                return Err(Refusal::TenantAmbiguous {
+                    names: names.clone(),
+                });
+            }
+            Place::Nobody => return Err(Refusal::LoginRejected),
+        };
+        let newcomer = Newcomer {
+            protocol: self.protocol,
+            peer: self.peer,
+            tenant: Arc::clone(&tenant),
+            user: account.user.clone(),
+            role: account.role,
+            credential: account.credential,
+        };
+        let max = tenant.limits.clients_max;
+        let seat = self
+            .admission
+            .board
+            .seat(newcomer)
+            .ok_or(Refusal::TooManyClients { max })?;
+        Ok(Admitted {
+            tenant,
+            user: account.user.clone(),
+            role: account.role,
+            seat,
+        })
+    }
+}
+
+fn contradiction(first: &str, second: &str) -> Refusal {
+    Refusal::TenantContradiction {
+        first: first.to_owned(),
+        second: second.to_owned(),
+    }
+}

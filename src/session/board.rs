@@ -1,0 +1,267 @@
+//! The board of live sessions: who is connected, for limits, for `CLIENT LIST` and for the admin API.
+
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+    },
+    time::{Duration, SystemTime},
+};
+
+use dashmap::DashMap;
+use parking_lot::Mutex;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    protocol::Protocol,
+    tenant::{CredentialId, Role, Tenant, TenantId},
+};
+
+/// Everybody who is logged in.
+#[derive(Default)]
+pub struct Board {
+    next: AtomicU64,
+    live: DashMap<u64, Arc<Live>>,
+    tenants: DashMap<TenantId, AtomicUsize>,
+}
+
+/// One logged-in client.
+struct Live {
+    id: u64,
+    protocol: Protocol,
+    peer: SocketAddr,
+    tenant: Arc<Tenant>,
+    user: String,
+    role: Role,
+    credential: Option<CredentialId>,
+    since: SystemTime,
+    began: Instant,
+    label: Mutex<String>,
+    exchanges: AtomicU64,
+    read_bytes: AtomicU64,
+    written_bytes: AtomicU64,
+    end: CancellationToken,
+}
+
+/// What can be told of a live session.
+#[derive(Debug, Clone)]
+pub struct ClientFigures {
+    /// The gateway's number of the client.
+    pub id: u64,
+    /// Its protocol.
+    pub protocol: Protocol,
+    /// Its address.
+    pub peer: SocketAddr,
+    /// The tenant it uses.
+    pub tenant: TenantId,
+    /// That tenant's slug.
+    pub slug: String,
+    /// That tenant's project.
+    pub project: String,
+    /// The user it logged in as.
+    pub user: String,
+    /// What it may do.
+    pub role: Role,
+    /// When it was admitted.
+    pub since: SystemTime,
+    /// How long ago that was.
+    pub age: Duration,
+    /// What it calls itself: `application_name`, `CLIENT SETNAME`, `appName`.
+    pub label: String,
+    /// Exchanges so far.
+    pub exchanges: u64,
+    /// Bytes from it.
+    pub read_bytes: u64,
+    /// Bytes to it.
+    pub written_bytes: u64,
+}
+
+/// A session's entry on the board; dropped, the client is off it.
+pub struct Seat {
+    board: Arc<Board>,
+    live: Arc<Live>,
+}
+
+/// What makes a seat.
+pub(super) struct Newcomer {
+    pub(super) protocol: Protocol,
+    pub(super) peer: SocketAddr,
+    pub(super) tenant: Arc<Tenant>,
+    pub(super) user: String,
+    pub(super) role: Role,
+    pub(super) credential: Option<CredentialId>,
+}
+
+impl Board {
+    /// An empty board.
+    pub fn new() -> Arc<Self> {
+        Arc::default()
+    }
+
+    /// Seats a client, unless the tenant has as many as it may; then `None`.
+    pub(super) fn seat(self: &Arc<Self>, newcomer: Newcomer) -> Option<Seat> {
+        let max = newcomer.tenant.limits.clients_max;
+        {
+            let count = self.tenants.entry(newcomer.tenant.id).or_default();
+            if count.fetch_add(1, Ordering::Relaxed) >= max {
+                count.fetch_sub(1, Ordering::Relaxed);
+                return None;
+            }
+        }
+        let live = Arc::new(Live {
+            // Clients see it as their id, and drivers take 0 for none.
+            id: self.next.fetch_add(1, Ordering::Relaxed) + 1,
+            protocol: newcomer.protocol,
+            peer: newcomer.peer,
+            tenant: newcomer.tenant,
+            user: newcomer.user,
+            role: newcomer.role,
+            credential: newcomer.credential,
+            since: SystemTime::now(),
+            began: Instant::now(),
+            label: Mutex::default(),
+            exchanges: AtomicU64::new(0),
+            read_bytes: AtomicU64::new(0),
+            written_bytes: AtomicU64::new(0),
+            end: CancellationToken::new(),
+        });
+        self.live.insert(live.id, Arc::clone(&live));
+        Some(Seat {
+            board: Arc::clone(self),
+            live,
+        })
+    }
+
+    /// Everybody, or everybody of one tenant.
+    pub fn clients(&self, tenant: Option<TenantId>) -> Vec<ClientFigures> {
+        self.live
+            .iter()
+            .filter(|live| tenant.is_none_or(|id| live.tenant.id == id))
+            .map(|live| live.figures())
+            .collect()
+    }
+
+    /// How many are connected to a tenant.
+    pub fn count(&self, tenant: TenantId) -> usize {
+        self.tenants
+            .get(&tenant)
+            .map_or(0, |count| count.load(Ordering::Relaxed))
+    }
+
+    /// Ends one session, if it belongs to the tenant (when one is given). False: there is none.
+    pub fn end(&self, id: u64, tenant: Option<TenantId>) -> bool {
+        let Some(live) = self.live.get(&id) else {
+            return false;
+        };
+        let theirs = tenant.is_none_or(|tenant| live.tenant.id == tenant);
+        if theirs {
+            live.end.cancel();
+        }
+        theirs
+    }
+
+    /// Ends every session of a tenant.
+    pub fn end_tenant(&self, tenant: TenantId) {
+        self.end_where(|live| live.tenant.id == tenant);
+    }
+
+    /// Ends every session of an issued credential.
+    pub fn end_credential(&self, credential: CredentialId) {
+        self.end_where(|live| live.credential == Some(credential));
+    }
+
+    fn end_where(&self, which: impl Fn(&Live) -> bool) {
+        for live in &self.live {
+            if which(&live) {
+                live.end.cancel();
+            }
+        }
+    }
+}
+
+impl Seat {
+    /// The gateway's number of this client, never 0.
+    pub fn id(&self) -> u64 {
+        self.live.id
+    }
+
+    /// Resolves when somebody ends this session.
+    ///
+    /// # Cancel safety
+    /// Safe.
+    pub async fn killed(&self) {
+        self.live.end.cancelled().await;
+    }
+
+    /// Whether somebody ended this session.
+    pub fn is_killed(&self) -> bool {
+        self.live.end.is_cancelled()
+    }
+
+    /// What resolves when somebody ends this session, without borrowing the seat.
+    pub fn end_token(&self) -> CancellationToken {
+        self.live.end.clone()
+    }
+
+    /// Notes what the client calls itself, cut to 64 characters.
+    pub fn set_label(&self, label: &str) {
+        *self.live.label.lock() = label.chars().take(64).collect();
+    }
+
+    /// Counts exchanges and bytes.
+    pub fn count(&self, exchanges: u64, read_bytes: u64, written_bytes: u64) {
+        self.live.exchanges.fetch_add(exchanges, Ordering::Relaxed);
+        self.live
+            .read_bytes
+            .fetch_add(read_bytes, Ordering::Relaxed);
+        self.live
+            .written_bytes
+            .fetch_add(written_bytes, Ordering::Relaxed);
+    }
+
+    /// This client as others see it.
+    pub fn figures(&self) -> ClientFigures {
+        self.live.figures()
+    }
+
+    /// The board that the seat is on.
+    pub fn board(&self) -> &Arc<Board> {
+        &self.board
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        self.board.live.remove(&self.live.id);
+        let tenant = self.live.tenant.id;
+        if let Some(count) = self.board.tenants.get(&tenant) {
+            count.fetch_sub(1, Ordering::Relaxed);
+        }
+        self.board
+            .tenants
+            .remove_if(&tenant, |_, count| count.load(Ordering::Relaxed) == 0);
+    }
+}
+
+impl Live {
+    fn figures(&self) -> ClientFigures {
+        ClientFigures {
+            id: self.id,
+            protocol: self.protocol,
+            peer: self.peer,
+            tenant: self.tenant.id,
+            slug: self.tenant.slug.clone(),
+            project: self.tenant.project.clone(),
+            user: self.user.clone(),
+            role: self.role,
+            since: self.since,
+            age: self.began.elapsed(),
+            label: self.label.lock().clone(),
+            exchanges: self.exchanges.load(Ordering::Relaxed),
+            read_bytes: self.read_bytes.load(Ordering::Relaxed),
+            written_bytes: self.written_bytes.load(Ordering::Relaxed),
+        }
+    }
+}
