@@ -3,51 +3,21 @@
 //! Events come in with `now`, orders go out; the shell carries them out after it has let go of the
 //! lock. Generic over the connection and the waiter, so that the simulation can use plain numbers.
 
-use std::{
-    collections::{BTreeMap, VecDeque},
-    time::Duration,
-};
+mod order;
+mod view;
+
+use std::collections::{BTreeMap, VecDeque};
 
 use tokio::time::Instant;
+
+pub(in crate::pool) use order::{Bounds, Meta, Order};
 
 use super::{CheckoutError, CloseReason, OpenReason};
 use crate::{net::DialFault, tenant::Generation};
 
-/// What bounds one pool.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Bounds {
-    pub(super) max: usize,
-    pub(super) idle_min: usize,
-    pub(super) dialing_max: usize,
-    pub(super) queue_max: usize,
-    pub(super) idle_after: Duration,
-    pub(super) backoff_min: Duration,
-    pub(super) backoff_max: Duration,
-}
-
-/// What is remembered of a connection wherever it is.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Meta {
-    pub(super) expires: Instant,
-    pub(super) generation: Generation,
-}
-
-/// What the shell has to do.
-#[derive(Debug)]
-pub(super) enum Order<C, W> {
-    /// Give the connection to the waiter of that ticket; if it has gone, `came_back`.
-    Hand(u64, W, C, Meta),
-    /// Open a connection, then `dialed` or `dial_denied`.
-    Dial(OpenReason),
-    /// Say goodbye, then `closed`.
-    Close(C, CloseReason),
-    /// Tell the waiter.
-    Deny(W, CheckoutError),
-}
-
 /// Counts, the idle ones, and who waits.
 #[derive(Debug)]
-pub(super) struct Core<C, W> {
+pub(in crate::pool) struct Core<C, W> {
     bounds: Bounds,
     idle: VecDeque<Idle<C>>,
     queue: BTreeMap<u64, W>,
@@ -82,7 +52,7 @@ struct Outage {
 }
 
 impl<C, W> Core<C, W> {
-    pub(super) fn new(bounds: Bounds, generation: Generation, now: Instant) -> Self {
+    pub(in crate::pool) fn new(bounds: Bounds, generation: Generation, now: Instant) -> Self {
         Self {
             bounds,
             idle: VecDeque::new(),
@@ -103,7 +73,7 @@ impl<C, W> Core<C, W> {
     }
 
     /// The most recently used idle connection, unless others wait for one.
-    pub(super) fn take(&mut self, now: Instant) -> Option<(C, Meta)> {
+    pub(in crate::pool) fn take(&mut self, now: Instant) -> Option<(C, Meta)> {
         if self.paused || self.draining || !self.queue.is_empty() {
             return None;
         }
@@ -116,7 +86,11 @@ impl<C, W> Core<C, W> {
     ///
     /// # Errors
     /// The waiter back, with why it would wait for nothing.
-    pub(super) fn ask(&mut self, waiter: W, now: Instant) -> Result<u64, (W, CheckoutError)> {
+    pub(in crate::pool) fn ask(
+        &mut self,
+        waiter: W,
+        now: Instant,
+    ) -> Result<u64, (W, CheckoutError)> {
         if self.draining {
             return Err((waiter, CheckoutError::Draining));
         }
@@ -140,12 +114,12 @@ impl<C, W> Core<C, W> {
     }
 
     /// The waiter went away. False: it has been served or told meanwhile.
-    pub(super) fn withdraw(&mut self, ticket: u64) -> bool {
+    pub(in crate::pool) fn withdraw(&mut self, ticket: u64) -> bool {
         self.queue.remove(&ticket).is_some()
     }
 
     /// A waiter was handed a connection that turned out stale: it has its old place again.
-    pub(super) fn requeue(
+    pub(in crate::pool) fn requeue(
         &mut self,
         ticket: u64,
         waiter: W,
@@ -157,7 +131,7 @@ impl<C, W> Core<C, W> {
     }
 
     /// Orders what the present state calls for. To be called after every event.
-    pub(super) fn plan(&mut self, now: Instant, orders: &mut Vec<Order<C, W>>) {
+    pub(in crate::pool) fn plan(&mut self, now: Instant, orders: &mut Vec<Order<C, W>>) {
         while !self.paused && !self.draining && !self.queue.is_empty() {
             let Some(idle) = self.idle.pop_back() else {
                 break;
@@ -191,7 +165,7 @@ impl<C, W> Core<C, W> {
     }
 
     /// A lease came back clean.
-    pub(super) fn came_back(
+    pub(in crate::pool) fn came_back(
         &mut self,
         conn: C,
         meta: Meta,
@@ -206,13 +180,13 @@ impl<C, W> Core<C, W> {
     }
 
     /// A lease came back to be cleaned first.
-    pub(super) fn reset_begun(&mut self) {
+    pub(in crate::pool) fn reset_begun(&mut self) {
         self.leased -= 1;
         self.resetting += 1;
     }
 
     /// Cleaning went well.
-    pub(super) fn reset_done(
+    pub(in crate::pool) fn reset_done(
         &mut self,
         conn: C,
         meta: Meta,
@@ -225,25 +199,25 @@ impl<C, W> Core<C, W> {
     }
 
     /// Cleaning failed; the connection is being closed.
-    pub(super) fn reset_failed(&mut self) {
+    pub(in crate::pool) fn reset_failed(&mut self) {
         self.resetting -= 1;
         self.closing += 1;
     }
 
     /// A leased connection is being closed.
-    pub(super) fn close_begun(&mut self) {
+    pub(in crate::pool) fn close_begun(&mut self) {
         self.leased -= 1;
         self.closing += 1;
     }
 
     /// A connection is gone for good.
-    pub(super) fn closed(&mut self, now: Instant, orders: &mut Vec<Order<C, W>>) {
+    pub(in crate::pool) fn closed(&mut self, now: Instant, orders: &mut Vec<Order<C, W>>) {
         self.closing -= 1;
         self.plan(now, orders);
     }
 
     /// A dial ended well.
-    pub(super) fn dialed(
+    pub(in crate::pool) fn dialed(
         &mut self,
         conn: C,
         meta: Meta,
@@ -257,7 +231,7 @@ impl<C, W> Core<C, W> {
     }
 
     /// A dial failed. With nothing else open or opening, everybody who waits hears why.
-    pub(super) fn dial_failed(
+    pub(in crate::pool) fn dial_failed(
         &mut self,
         fault: &DialFault,
         jitter: u32,
@@ -290,19 +264,19 @@ impl<C, W> Core<C, W> {
     }
 
     /// The budget has no slot at the moment; it will poke.
-    pub(super) fn dial_denied(&mut self) {
+    pub(in crate::pool) fn dial_denied(&mut self) {
         self.dialing -= 1;
         self.starved = true;
     }
 
     /// The budget may have a slot again.
-    pub(super) fn poked(&mut self, now: Instant, orders: &mut Vec<Order<C, W>>) {
+    pub(in crate::pool) fn poked(&mut self, now: Instant, orders: &mut Vec<Order<C, W>>) {
         self.starved = false;
         self.plan(now, orders);
     }
 
     /// Time passed: idle and old connections close, the minimum is kept up.
-    pub(super) fn tick(&mut self, now: Instant, orders: &mut Vec<Order<C, W>>) {
+    pub(in crate::pool) fn tick(&mut self, now: Instant, orders: &mut Vec<Order<C, W>>) {
         // A poke may have come between the budget's denial and our noting it.
         self.starved = false;
         // Oldest first: they are at the front, because reuse is at the back.
@@ -330,7 +304,7 @@ impl<C, W> Core<C, W> {
 
     /// The registration changed: connections of an older generation are closed, now or when they
     /// come back.
-    pub(super) fn retire(
+    pub(in crate::pool) fn retire(
         &mut self,
         generation: Generation,
         bounds: Bounds,
@@ -347,20 +321,25 @@ impl<C, W> Core<C, W> {
     }
 
     /// Gives up the idle connection that was unused for longest.
-    pub(super) fn evict(&mut self, orders: &mut Vec<Order<C, W>>) -> bool {
+    pub(in crate::pool) fn evict(&mut self, orders: &mut Vec<Order<C, W>>) -> bool {
         let had = !self.idle.is_empty();
         self.close_front(CloseReason::Evicted, orders);
         had
     }
 
     /// Holds back leases, or lets them go on.
-    pub(super) fn pause(&mut self, paused: bool, now: Instant, orders: &mut Vec<Order<C, W>>) {
+    pub(in crate::pool) fn pause(
+        &mut self,
+        paused: bool,
+        now: Instant,
+        orders: &mut Vec<Order<C, W>>,
+    ) {
         self.paused = paused;
         self.plan(now, orders);
     }
 
     /// Ends the pool: waiters hear it, idle connections close, leased ones when they come back.
-    pub(super) fn drain(&mut self, orders: &mut Vec<Order<C, W>>) {
+    pub(in crate::pool) fn drain(&mut self, orders: &mut Vec<Order<C, W>>) {
         self.draining = true;
         for waiter in std::mem::take(&mut self.queue).into_values() {
             orders.push(Order::Deny(waiter, CheckoutError::Draining));
@@ -369,59 +348,10 @@ impl<C, W> Core<C, W> {
     }
 
     /// Closes what is idle; leases can still be had for exchanges that are under way.
-    pub(super) fn close_idle(&mut self, orders: &mut Vec<Order<C, W>>) {
+    pub(in crate::pool) fn close_idle(&mut self, orders: &mut Vec<Order<C, W>>) {
         while !self.idle.is_empty() {
             self.close_front(CloseReason::Draining, orders);
         }
-    }
-
-    /// All the places that are taken.
-    pub(super) fn slots(&self) -> usize {
-        self.live() + self.dialing + self.closing
-    }
-
-    pub(super) fn idle(&self) -> usize {
-        self.idle.len()
-    }
-
-    pub(super) fn leased(&self) -> usize {
-        self.leased
-    }
-
-    pub(super) fn dialing(&self) -> usize {
-        self.dialing
-    }
-
-    pub(super) fn resetting(&self) -> usize {
-        self.resetting
-    }
-
-    pub(super) fn waiting(&self) -> usize {
-        self.queue.len()
-    }
-
-    pub(super) fn leases(&self) -> u64 {
-        self.leases
-    }
-
-    pub(super) fn is_paused(&self) -> bool {
-        self.paused
-    }
-
-    pub(super) fn last_lease(&self) -> Instant {
-        self.last_lease
-    }
-
-    pub(super) fn fault(&self) -> Option<&DialFault> {
-        self.outage.as_ref().map(|outage| &outage.fault)
-    }
-
-    pub(super) fn max(&self) -> usize {
-        self.bounds.max
-    }
-
-    pub(super) fn generation(&self) -> Generation {
-        self.generation
     }
 
     /// Puts a good connection where it is wanted: to the first waiter, else among the idle.
@@ -463,28 +393,5 @@ impl<C, W> Core<C, W> {
             self.closing += 1;
             orders.push(Order::Close(idle.conn, reason));
         }
-    }
-
-    /// Connections that are, or will be, of use.
-    fn live(&self) -> usize {
-        self.idle.len() + self.leased + self.resetting
-    }
-
-    fn idle_wanted(&self) -> usize {
-        self.bounds.idle_min.saturating_sub(self.live())
-    }
-
-    /// The invariants; swept after every step of the simulation.
-    #[cfg(test)]
-    pub(super) fn check(&self) {
-        assert!(self.slots() <= self.bounds.max, "more slots than allowed");
-        assert!(
-            self.queue.len() <= self.bounds.queue_max,
-            "queue beyond its bound"
-        );
-        assert!(
-            self.queue.is_empty() || self.idle.is_empty() || self.paused,
-            "somebody waits while a connection is idle"
-        );
     }
 }

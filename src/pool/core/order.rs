@@ -1,0 +1,40 @@
+//! The words of the core: what bounds it, what it remembers, what it orders.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::super::{CheckoutError, CloseReason, OpenReason};
+use crate::tenant::Generation;
+
+/// What bounds one pool.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::pool) struct Bounds {
+    pub(in crate::pool) max: usize,
+    pub(in crate::pool) idle_min: usize,
+    pub(in crate::pool) dialing_max: usize,
+    pub(in crate::pool) queue_max: usize,
+    pub(in crate::pool) idle_after: Duration,
+    pub(in crate::pool) backoff_min: Duration,
+    pub(in crate::pool) backoff_max: Duration,
+}
+
+/// What is remembered of a connection wherever it is.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::pool) struct Meta {
+    pub(in crate::pool) expires: Instant,
+    pub(in crate::pool) generation: Generation,
+}
+
+/// What the shell has to do.
+#[derive(Debug)]
+pub(in crate::pool) enum Order<C, W> {
+    /// Give the connection to the waiter of that ticket; if it has gone, `came_back`.
+    Hand(u64, W, C, Meta),
+    /// Open a connection, then `dialed` or `dial_denied`.
+    Dial(OpenReason),
+    /// Say goodbye, then `closed`.
+    Close(C, CloseReason),
+    /// Tell the waiter.
+    Deny(W, CheckoutError),
+}
