@@ -4,11 +4,21 @@
 //! the command line. Connection strings are stored sealed, and opened in `vault.rs` only. Whether a
 //! login is proven is not decided here (`session`), nor how a database is reached (`pool`).
 
+mod audit;
 mod cache;
+mod credentials;
+mod databases;
 mod error;
+mod names;
+mod projects;
 mod query;
 mod record;
+mod rows;
 mod store;
+#[cfg(test)]
+mod tests;
+mod tokens;
+mod traits;
 mod vault;
 
 use std::{
@@ -25,10 +35,17 @@ use uuid::Uuid;
 use zeroize::Zeroizing;
 
 pub use self::{
+    audit::{Actor, AuditRow},
     cache::CacheFigures,
+    credentials::{CredentialRow, Issued, NewCredential, Scope},
+    databases::{DatabaseChange, NewDatabase},
     error::RegistryError,
+    projects::{NewProject, ProjectRow},
     query::{Address, Found, Place, Query},
     record::LimitDefaults,
+    rows::{DatabaseRow, Listing},
+    tokens::{TokenRole, TokenRow},
+    traits::Traits,
     vault::{Passphrases, Vault},
 };
 use self::{
@@ -39,7 +56,7 @@ use self::{
 };
 use crate::{
     protocol::Protocol,
-    tenant::{Account, Generation, Tenant, TenantId},
+    tenant::{Account, Generation, Tenant, TenantId, TenantLimits},
 };
 
 /// How long a read for a login may take before the cache has to do.
@@ -230,7 +247,7 @@ impl Registry {
         Some(Arc::new(Record::new(tenant, row.own_user_allowed)))
     }
 
-    fn limits_of(&self, protocol: Protocol, row: &DatabaseRecord) -> crate::tenant::TenantLimits {
+    fn limits_of(&self, protocol: Protocol, row: &DatabaseRecord) -> TenantLimits {
         let mut limits = self.limits.of(protocol);
         let count = |given: Option<u32>| given.and_then(|max| usize::try_from(max).ok());
         limits.upstream_max = count(row.upstream_max).unwrap_or(limits.upstream_max);
@@ -252,7 +269,6 @@ impl Registry {
     }
 
     /// To be called after every write of ours.
-    #[expect(dead_code, reason = "the writes come with the next change")]
     fn forget(&self, project: Uuid) {
         self.cache.forget(project);
     }

@@ -41,7 +41,6 @@ impl Vault {
         &self.keyring
     }
 
-    #[expect(dead_code, reason = "the writes come with the next change")]
     pub(super) fn seal(&self, row: Uuid, plain: &Secret) -> Result<String, CryptoError> {
         crypto::seal(&self.keyring, row, plain)
     }
