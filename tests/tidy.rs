@@ -1,6 +1,7 @@
 //! House rules as tests: layers, sizes, docs, names. STYLE.md in a form that fails.
 #![expect(
     clippy::unwrap_used,
+    clippy::indexing_slicing,
     clippy::string_slice,
     reason = "a test may stop here"
 )]
