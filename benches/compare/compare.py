@@ -66,6 +66,7 @@ class Comparison:
         self.records = []
 
     def run(self):
+        loads.Tool.launcher = machine.take_precedence()
         # What the servers and proxies use when nobody asks them anything is no noise.
         self._idle_cores = min(machine.busy_cores(CALM_SAMPLE) for _ in range(4))
         for number in range(self._settings.rounds):
@@ -120,8 +121,7 @@ def show(record):
     """One line on the terminal for one run."""
     name = f"{record['round'] + 1} {record['protocol']:8} {record['cell']:16} {record['target']:10}"
     if "error" in record:
-        last = record["error"].strip().splitlines() or ["no word why"]
-        print(f"{name} FAILED: {last[-1]}", flush=True)
+        print(f"{name} FAILED: {report.headline(record)}", flush=True)
         return
     proxy = record["proxy_cpu_s"] / record["ops"] * 1e6
     noise = "  noisy" if record["noisy"] else ""

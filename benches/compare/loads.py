@@ -24,7 +24,7 @@ REDIS_VALUE_BYTES = 64
 
 
 class LoadError(Exception):
-    """A run that failed, with what the tool said."""
+    """A run that failed, with what the tool said; the first line tells what happened."""
 
 
 @dataclass(frozen=True)
@@ -60,10 +60,13 @@ def serves(target, cell):
 class Tool:
     """A load tool at work, for no longer than `wait_max` seconds."""
 
+    launcher = []
+    """What every command is started by."""
+
     def __init__(self, command, environment, wait_max):
-        self._name, self._wait_max = command[0], wait_max
+        self._name, self._wait_max = Path(command[0]).name, wait_max
         self._process = subprocess.Popen(
-            command,
+            [*self.launcher, *command],
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
             text=True, env=environment,
         )  # fmt: skip
@@ -97,7 +100,9 @@ class Tool:
         if code == -signal.SIGKILL:
             raise LoadError(f"{self._name} did not end within {self._wait_max:.0f} s")
         if code != 0:
-            raise LoadError(f"{self._name} ended with {code}: {''.join(self._said[-20:])}{output}")
+            said = [line for line in self._said if not PGBENCH_PROGRESS.match(line)]
+            said = "".join(said[:20]) + output
+            raise LoadError(f"{self._name} ended with {code}: {said.strip()}")
         return output
 
 
@@ -198,7 +203,7 @@ class Redis:
         command = [
             "redis-benchmark", "-h", target.host, "-p", str(target.port), *login, "-t", cell.work,
             "-c", str(cell.clients), "-P", str(cell.pipeline), "-n", str(count),
-            "-d", str(REDIS_VALUE_BYTES), "-r", str(REDIS_KEYS), "-e", "--csv",
+            "-d", str(REDIS_VALUE_BYTES), "-r", str(REDIS_KEYS), "--csv",
         ]  # fmt: skip
         with Tool(command, os.environ, self._secs + RUN_SLACK_MAX) as tool:
             opened = window(tool.pid)
@@ -208,7 +213,7 @@ class Redis:
         rows = {row[0]: row for row in csv.reader(output.splitlines()) if len(row) == 8}
         row = rows.get(cell.work.upper())
         if row is None or "Error from server" in output + said:
-            raise LoadError(said + output)
+            raise LoadError((said + output).strip())
         return opened.figures() | {
             "ops": count,
             "ops_per_s": float(row[1]),
@@ -292,7 +297,8 @@ def _run(command, environment, wait_max):
             command, capture_output=True, text=True, env=environment, timeout=wait_max, check=False
         )
     except subprocess.TimeoutExpired as error:
-        raise LoadError(f"{command[0]} did not end within {wait_max:.0f} s") from error
+        raise LoadError(f"{Path(command[0]).name} did not end within {wait_max:.0f} s") from error
     if done.returncode != 0:
-        raise LoadError((done.stderr.strip() or done.stdout.strip())[-1000:])
+        said = (done.stderr.strip() or done.stdout.strip())[-1000:]
+        raise LoadError(f"{Path(command[0]).name} ended with {done.returncode}: {said}")
     return done.stdout

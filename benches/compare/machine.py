@@ -8,6 +8,8 @@ import subprocess
 import time
 from dataclasses import dataclass
 
+PRECEDENCE = 15
+READ_ATTEMPTS = 50
 TICKS = os.sysconf("SC_CLK_TCK")
 
 
@@ -30,7 +32,7 @@ class Cpu:
 
 
 def _stat(pid):
-    """(parent, own CPU, CPU of its children that ended) of a process, or None once it is gone."""
+    """(parent, own CPU, CPU of its children that ended, threads) of a process, or None once it is gone."""
     try:
         with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
             # The name, in parentheses, may itself hold spaces and parentheses.
@@ -39,7 +41,16 @@ def _stat(pid):
         return None
     own = Cpu(int(fields[11]) / TICKS, int(fields[12]) / TICKS)
     ended = Cpu(int(fields[13]) / TICKS, int(fields[14]) / TICKS)
-    return int(fields[1]), own, ended
+    return int(fields[1]), own, ended, int(fields[17])
+
+
+def _run_time(pid):
+    """CPU seconds of a process with one thread, exact where a `stat` counts whole ticks; None if not known."""
+    try:
+        with open(f"/proc/{pid}/schedstat", encoding="ascii") as file:
+            return int(file.read().split()[0]) / 1e9
+    except (OSError, IndexError):
+        return None
 
 
 def process_cpu(pid):
@@ -49,7 +60,11 @@ def process_cpu(pid):
 
 
 def tree_cpu(root):
-    """CPU of a process, its descendants, and those of them that ended: a PostgreSQL server as a whole."""
+    """CPU of a process, its descendants, and those of them that ended: a PostgreSQL server as a whole.
+
+    Only its total means something; how it splits into user and system does not.
+    None if a child ended meanwhile: its time moves to its parent, and may have been missed or met twice."""
+    before = _stat(root)
     stats = {}
     for name in os.listdir("/proc"):
         if name.isdigit():
@@ -57,13 +72,17 @@ def tree_cpu(root):
             if stat:
                 stats[int(name)] = stat
     total = Cpu()
-    for pid, (_, own, ended) in stats.items():
+    for pid, (_, own, ended, threads) in stats.items():
         above = pid
         while above in stats and above != root:
             above = stats[above][0]
-        if above == root:
-            total = total + own + ended
-    return total
+        if above != root:
+            continue
+        # Of 64 young children the ticks not yet full are most of what they used.
+        exact = _run_time(pid) if pid != root and threads == 1 else None
+        total = total + ended + (own if exact is None else Cpu(exact))
+    after = _stat(root)
+    return total if before and after and before[2] == after[2] else None
 
 
 def listener_pid(port):
@@ -151,15 +170,28 @@ class Window:
         }
 
     def _read(self):
-        server, proxy, load = self._pids
-        return (
-            time.monotonic(),
-            _machine_busy(),
-            _harness_cpu(),
-            tree_cpu(server),
-            process_cpu(proxy) if proxy else Cpu(),
-            process_cpu(load),
-        )
+        server_pid, proxy, load = self._pids
+        for _ in range(READ_ATTEMPTS):
+            began, busy_before = time.monotonic(), _machine_busy()
+            server = tree_cpu(server_pid)
+            parts = process_cpu(proxy) if proxy else Cpu(), process_cpu(load)
+            if server:
+                break
+            time.sleep(0.002)
+        # The reading takes its time on a busy machine, and the parts are of its middle.
+        moment = (began + time.monotonic()) / 2, (busy_before + _machine_busy()) / 2
+        return (*moment, _harness_cpu(), server or Cpu(), *parts)
+
+
+def take_precedence():
+    """Lets the harness run as soon as it wants to, so that its readings are of one moment.
+
+    Returns what puts a command back to the usual precedence."""
+    try:
+        os.nice(-PRECEDENCE)
+    except OSError:
+        return []
+    return ["nice", "-n", str(PRECEDENCE)]
 
 
 def busy_cores(secs):

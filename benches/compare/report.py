@@ -95,7 +95,7 @@ class Report:
         lines = ["| | |", "|---|---|"] + [f"| {name} | {fact} |" for name, fact in facts] + [""]
         lines += [f"Note: {note}.\n" for note in self._head["notes"]]
         lines += [
-            "Client, proxy and server share the machine. Figures are medians; `benches/README.md` explains the columns.",
+            "Client, proxy and server share the machine. Figures are medians; `benches/README.md` explains them.",
             "",
         ]
         return lines
@@ -140,19 +140,17 @@ class Report:
             return []
         lines = ["## Failed runs", ""]
         for record in self.failures:
-            last = (record["error"].strip().splitlines() or ["no word why"])[-1]
-            lines.append(f"* {record['protocol']} {record['cell']} {record['target']}, round {record['round'] + 1}: {last}")
+            where = f"{record['protocol']} {record['cell']} {record['target']}, round {record['round'] + 1}"
+            lines.append(f"* {where}: {headline(record)}")
         return lines + [""]
 
     def _table(self, protocol, cells):
-        bases = [
-            name
-            for name in ("direct", "haproxy", "nutcracker")
-            if any(name in targets for targets in cells.values())
-        ]
+        measured = {name for targets in cells.values() for name in targets}
+        bases = [name for name in ("direct", "haproxy", "nutcracker") if name in measured]
         columns = ["cell", "target", "ops/s", *(f"÷ {base}" for base in bases), "p50 ms", "p99 ms"]
         columns += ["proxy CPU s/M", "server CPU s/M", "spread", "other cores", "noisy"]
-        lines = [f"## {TITLES[protocol]}", "", f"| {' | '.join(columns)} |", "|" + "---|" * 2 + "---:|" * (len(columns) - 2)]
+        rule = "|" + "---|" * 2 + "---:|" * (len(columns) - 2)
+        lines = [f"## {TITLES[protocol]}", "", f"| {' | '.join(columns)} |", rule]
         for cell, targets in cells.items():
             for name in TARGETS:
                 if name in targets:
@@ -168,6 +166,11 @@ class Report:
             "" if name == "direct" else f"{row.proxy_cpu:.1f}", f"{row.server_cpu:.1f}",
             f"{row.spread:.0%}", f"{row.other_cores:.2f}", f"{row.noisy}/{row.total}" if row.noisy else "",
         ]  # fmt: skip
+
+
+def headline(record):
+    """Why a run failed, in one line."""
+    return record["error"].partition("\n")[0] or "no word why"
 
 
 def _cpu(row):
