@@ -11,6 +11,7 @@ mod secret;
 use std::{io, path::PathBuf};
 
 pub use keyring::Keyring;
+pub(crate) use keyring::create_private;
 pub use legacy::{is_legacy, open_legacy};
 pub use random::{random_bytes, random_label, random_text};
 pub use seal::{is_sealed, open, seal, sealed_under};

@@ -201,6 +201,20 @@ impl Registry {
         self.open_row(&row)
     }
 
+    /// Notes that an upstream of the database was just opened; writes at most once a minute.
+    pub async fn note_connected(&self, id: Uuid) -> Result<(), RegistryError> {
+        // Neither the version nor the cache is touched: nothing that routes has changed.
+        sqlx::query(
+            "UPDATE databases SET last_connected_at = strftime('%Y-%m-%dT%H:%M:%fZ','now')
+             WHERE id = $1 AND (last_connected_at IS NULL
+               OR last_connected_at < strftime('%Y-%m-%dT%H:%M:%fZ','now','-1 minute'))",
+        )
+        .bind(id.to_string())
+        .execute(self.store.pool())
+        .await?;
+        Ok(())
+    }
+
     async fn set_place(
         &self,
         connection: &mut SqliteConnection,

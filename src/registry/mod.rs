@@ -14,6 +14,7 @@ mod projects;
 mod query;
 mod record;
 mod rows;
+mod settings;
 mod store;
 #[cfg(test)]
 mod tests;
@@ -22,7 +23,6 @@ mod traits;
 mod vault;
 
 use std::{
-    path::Path,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -44,8 +44,9 @@ pub use self::{
     query::{Address, Found, Place, Query},
     record::LimitDefaults,
     rows::{DatabaseRow, Listing},
+    settings::Settings,
     tokens::{TokenRole, TokenRow},
-    traits::Traits,
+    traits::{Edit, Traits},
     vault::{Passphrases, Vault},
 };
 use self::{
@@ -80,18 +81,18 @@ impl Registry {
     /// # Errors
     /// When the file cannot be opened, or belongs to a newer polypool.
     pub async fn open(
-        path: &Path,
+        settings: &Settings,
         vault: Vault,
         limits: LimitDefaults,
     ) -> Result<Self, RegistryError> {
-        let store = store::connect(path).await?;
+        let store = store::connect(&settings.file()).await?;
         store::migrate(&store).await?;
         Ok(Self {
             store,
             cache: Cache::new(CacheLimits {
-                known_for: Duration::from_mins(1),
-                unknown_for: Duration::from_secs(2),
-                entries_max: 10_000,
+                known_for: settings.cache_for,
+                unknown_for: settings.unknown_for,
+                entries_max: settings.cache_entries_max,
             }),
             limits,
             salt_key: vault.keyring().derive("own user's salt"),

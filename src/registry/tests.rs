@@ -17,15 +17,22 @@ fn vault() -> Vault {
     Vault::new(Keyring::parse(KEY).unwrap(), Passphrases::default(), false)
 }
 
-async fn open(path: &Path) -> Registry {
-    Registry::open(path, vault(), LimitDefaults::default())
+fn settings(data_dir: &Path) -> Settings {
+    Settings {
+        data_dir: data_dir.to_owned(),
+        ..Settings::default()
+    }
+}
+
+async fn open(data_dir: &Path) -> Registry {
+    Registry::open(&settings(data_dir), vault(), LimitDefaults::default())
         .await
         .unwrap()
 }
 
 async fn registry() -> (TempDir, Registry) {
     let folder = tempfile::tempdir().unwrap();
-    let registry = open(&folder.path().join("data/polypool.db")).await;
+    let registry = open(&folder.path().join("data")).await;
     (folder, registry)
 }
 
@@ -216,7 +223,7 @@ async fn own_writes_show_at_once_and_change_the_generation() {
     let change = DatabaseChange {
         connection_string: Some(Secret::from("redis://:new@h2:7000".to_owned())),
         traits: Traits {
-            max_upstream: Some(Some(3)),
+            max_upstream: Edit::To(3),
             ..Traits::default()
         },
         ..DatabaseChange::default()
@@ -363,7 +370,7 @@ async fn secrets_are_in_no_file_no_row_and_no_debug() {
 #[tokio::test]
 async fn a_registry_opens_again_and_every_change_is_in_the_log() {
     let (folder, registry) = registry().await;
-    let path = folder.path().join("data/polypool.db");
+    let path = folder.path().join("data");
     let row = add(&registry, "acme", "main", "postgres://u:p@h/db").await;
     registry.remove(row.id, &Actor::local()).await.unwrap();
     let again = open(&path).await;
@@ -386,7 +393,7 @@ async fn a_registry_opens_again_and_every_change_is_in_the_log() {
         .execute(again.store.pool())
         .await
         .unwrap();
-    let newer = Registry::open(&path, vault(), LimitDefaults::default()).await;
+    let newer = Registry::open(&settings(&path), vault(), LimitDefaults::default()).await;
     assert!(matches!(
         newer.err(),
         Some(RegistryError::TooNew { found: 99, .. })

@@ -1,27 +1,59 @@
 //! What a registration says besides where the database is: description, status, limits.
 
+use serde::{Deserialize, Deserializer};
 use serde_json::{Map, Value, json};
 use sqlx::SqliteConnection;
 use uuid::Uuid;
 
 use super::RegistryError;
 
-/// What may be given at registration and changed later. `None` leaves it as it is; `Some(None)`
-/// clears it.
+/// What happens to a value that may be absent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Edit<T> {
+    /// It stays as it is.
+    #[default]
+    Keep,
+    /// It is taken away.
+    Clear,
+    /// It becomes this.
+    To(T),
+}
+
+impl<T> Edit<T> {
+    const fn is_kept(&self) -> bool {
+        matches!(self, Self::Keep)
+    }
+
+    const fn value(&self) -> Option<&T> {
+        match self {
+            Self::Keep | Self::Clear => None,
+            Self::To(value) => Some(value),
+        }
+    }
+}
+
+/// `null` clears; absence keeps, where the field has `#[serde(default)]`.
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Edit<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Ok(Option::<T>::deserialize(deserializer)?.map_or(Self::Clear, Self::To))
+    }
+}
+
+/// What may be given at registration and changed later; what is `None` stays as it is.
 #[derive(Debug, Clone, Default)]
 pub struct Traits {
     /// What somebody writes about it.
-    pub description: Option<Option<String>>,
+    pub description: Edit<String>,
     /// Settings of this database alone: an object.
     pub config: Option<Value>,
     /// `active`, `inactive` or `maintenance`.
     pub status: Option<String>,
     /// Upstream connections at most.
-    pub max_upstream: Option<Option<u32>>,
+    pub max_upstream: Edit<u32>,
     /// Clients at most.
-    pub max_clients: Option<Option<u32>>,
+    pub max_clients: Edit<u32>,
     /// `transaction`, `session` or `statement`.
-    pub pool_mode: Option<Option<String>>,
+    pub pool_mode: Edit<String>,
     /// Whether the upstream's own user may log in here.
     pub allow_passthrough_auth: Option<bool>,
 }
@@ -43,14 +75,14 @@ pub(super) async fn set_traits(
            allow_passthrough_auth = COALESCE($12, allow_passthrough_auth) WHERE id = $1",
     )
     .bind(id.to_string())
-    .bind(traits.description.is_some())
-    .bind(traits.description.clone().flatten())
-    .bind(traits.max_upstream.is_some())
-    .bind(traits.max_upstream.flatten())
-    .bind(traits.max_clients.is_some())
-    .bind(traits.max_clients.flatten())
-    .bind(traits.pool_mode.is_some())
-    .bind(traits.pool_mode.clone().flatten())
+    .bind(!traits.description.is_kept())
+    .bind(traits.description.value())
+    .bind(!traits.max_upstream.is_kept())
+    .bind(traits.max_upstream.value())
+    .bind(!traits.max_clients.is_kept())
+    .bind(traits.max_clients.value())
+    .bind(!traits.pool_mode.is_kept())
+    .bind(traits.pool_mode.value())
     .bind(traits.config.as_ref().map(Value::to_string))
     .bind(traits.status.as_deref())
     .bind(traits.allow_passthrough_auth)
@@ -78,7 +110,7 @@ fn check_traits(traits: &Traits) -> Result<(), RegistryError> {
     {
         return invalid("status", "must be 'active', 'inactive' or 'maintenance'");
     }
-    if let Some(Some(mode)) = &traits.pool_mode
+    if let Some(mode) = traits.pool_mode.value()
         && !matches!(mode.as_str(), "transaction" | "session" | "statement")
     {
         return invalid(
@@ -91,7 +123,7 @@ fn check_traits(traits: &Traits) -> Result<(), RegistryError> {
         ("max_clients", traits.max_clients),
     ];
     for (field, limit) in limits {
-        if limit == Some(Some(0)) {
+        if limit == Edit::To(0) {
             return invalid(field, "must be at least 1");
         }
     }
@@ -100,18 +132,20 @@ fn check_traits(traits: &Traits) -> Result<(), RegistryError> {
 
 /// What the audit log says of a change.
 pub(super) fn changed_traits(traits: &Traits) -> Map<String, Value> {
+    let edited = |edit: &Edit<u32>| (!edit.is_kept()).then(|| json!(edit.value()));
+    let pool_mode = &traits.pool_mode;
     let all = [
         (
             "description",
-            traits.description.as_ref().map(|_| json!("changed")),
+            (!traits.description.is_kept()).then(|| json!("changed")),
         ),
         ("config", traits.config.as_ref().map(|_| json!("changed"))),
         ("status", traits.status.as_ref().map(|status| json!(status))),
-        ("max_upstream", traits.max_upstream.map(|max| json!(max))),
-        ("max_clients", traits.max_clients.map(|max| json!(max))),
+        ("max_upstream", edited(&traits.max_upstream)),
+        ("max_clients", edited(&traits.max_clients)),
         (
             "pool_mode",
-            traits.pool_mode.as_ref().map(|mode| json!(mode)),
+            (!pool_mode.is_kept()).then(|| json!(pool_mode.value())),
         ),
         (
             "allow_passthrough_auth",

@@ -1,0 +1,104 @@
+//! Connection tests: the caller's check of the address, the deadline, and the words of the result.
+
+use std::{future::Future, pin::Pin};
+
+use serde::Serialize;
+use serde_json::{Value, json};
+use tokio::time::{Instant, timeout};
+
+use super::{
+    Admin,
+    answer::{ApiError, Code},
+    egress,
+};
+use crate::{
+    net::{DialFault, DialStep},
+    tenant::Target,
+};
+
+/// The future of a connection test: the server's version, or the step that failed.
+pub type ProbeFuture<'a> = Pin<Box<dyn Future<Output = Result<String, DialFault>> + Send + 'a>>;
+
+/// Opens a connection to a database, logs in, sends a harmless command, and closes it.
+pub trait Prober: Send + Sync {
+    /// Tests a database.
+    fn probe<'a>(&'a self, target: &'a Target) -> ProbeFuture<'a>;
+}
+
+/// A test that succeeded.
+#[derive(Debug, Serialize)]
+pub(super) struct Success {
+    #[serde(rename = "success")]
+    pub(super) passed: bool,
+    pub(super) message: String,
+    pub(super) latency_ms: f64,
+    pub(super) server_version: String,
+    pub(super) steps: Vec<Value>,
+}
+
+const STEPS: [DialStep; 5] = [
+    DialStep::Name,
+    DialStep::Connect,
+    DialStep::Tls,
+    DialStep::Login,
+    DialStep::Ping,
+];
+
+impl Admin {
+    /// Tests a database within the deadline, at an address that may be dialled.
+    pub(super) async fn test(&self, target: &Target) -> Result<Success, ApiError> {
+        let settings = &self.parts.settings;
+        let began = Instant::now();
+        let work = async {
+            egress::check(target, &settings.egress_allow).await?;
+            self.parts
+                .prober
+                .probe(target)
+                .await
+                .map_err(ApiError::from)
+        };
+        let version = timeout(settings.test_wait_max, work).await.map_err(|_| {
+            let wait = settings.test_wait_max.as_millis();
+            ApiError {
+                details: json!({ "step": "connect" }),
+                ..ApiError::new(
+                    Code::Timeout,
+                    format!("the connection test took longer than {wait} ms; check that the host is reachable from here"),
+                )
+            }
+        })??;
+        Ok(Success {
+            passed: true,
+            message: format!("connected to {} {version}", target.kind.label()),
+            latency_ms: began.elapsed().as_secs_f64() * 1000.0,
+            server_version: version,
+            steps: STEPS
+                .iter()
+                .map(|step| json!({ "name": step.label(), "ok": true }))
+                .collect(),
+        })
+    }
+}
+
+/// What the test routes say of a failure: 200 with `success: false`, as Studio's form shows it.
+pub(super) fn failure(error: &ApiError) -> Value {
+    let failed = error
+        .details
+        .get("step")
+        .and_then(Value::as_str)
+        .unwrap_or_default();
+    let passed = STEPS
+        .iter()
+        .map(|step| step.label())
+        .take_while(|step| *step != failed);
+    let mut steps: Vec<_> = passed
+        .map(|step| json!({ "name": step, "ok": true }))
+        .collect();
+    steps.push(json!({ "name": failed, "ok": false }));
+    json!({
+        "success": false,
+        "message": error.message,
+        "error": error.body(),
+        "steps": if failed.is_empty() { Vec::new() } else { steps },
+    })
+}
