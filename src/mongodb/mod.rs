@@ -1,1 +1,33 @@
-//! To come.
+//! MongoDB: every request a unit, the gateway one mongos to its drivers.
+//!
+//! The rooms are those of every protocol; besides, `hello` answers what drivers ask first and their
+//! monitors for ever, `topology` is what the gateway says of itself, `commands` the table that
+//! `policy` judges by, `answers` the small commands that need no server, `plan` what is changed in a
+//! request on its way, `reply` what is changed in what comes back, `aftermath` what a vanished client
+//! leaves behind, `ending` what ends a session from outside, and `intake` and `outlet` the two ends of
+//! a socket.
+//!
+//! Cursors, sessions and transactions need no connection of their own on the server, so none is ever
+//! pinned: a lease lasts for one request and its reply.
+
+mod aftermath;
+mod answers;
+mod commands;
+mod ending;
+mod exchange;
+mod hello;
+mod intake;
+mod login;
+mod outlet;
+mod plan;
+mod policy;
+mod refusal;
+mod reply;
+mod service;
+mod session;
+mod topology;
+mod upstream;
+mod wire;
+
+pub use service::{Parts, Service, Settings};
+pub use upstream::{Dialer, Upstream, probe};

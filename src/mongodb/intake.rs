@@ -1,0 +1,131 @@
+//! What was read from a socket and not yet used up.
+//!
+//! Most messages are small: they are read over the stack, so that a connection that waits holds no
+//! buffer. What is left of a large one is read into place.
+
+use std::{
+    future::poll_fn,
+    io,
+    mem::MaybeUninit,
+    pin::{Pin, pin},
+    task::{Context, Poll, ready},
+};
+
+use tokio::io::{AsyncRead, AsyncReadExt, ReadBuf};
+
+/// Bytes read at once over the stack.
+const STACK_BYTES: usize = 16 * 1024;
+/// Bytes read at once into place.
+const BULK_BYTES: usize = 256 * 1024;
+
+/// Bytes between a socket and whoever understands them.
+#[derive(Debug, Default)]
+pub(crate) struct Intake {
+    bytes: Vec<u8>,
+    start: usize,
+}
+
+impl Intake {
+    /// What is there.
+    pub(crate) fn pending(&self) -> &[u8] {
+        self.bytes.get(self.start..).unwrap_or_default()
+    }
+
+    /// What is there, for edits in place.
+    pub(crate) fn pending_mut(&mut self) -> &mut [u8] {
+        self.bytes.get_mut(self.start..).unwrap_or_default()
+    }
+
+    /// Takes bytes off the front.
+    pub(crate) fn consume(&mut self, count: usize) {
+        self.start += count;
+        if self.start >= self.bytes.len() {
+            self.bytes.clear();
+            self.start = 0;
+        }
+    }
+
+    /// Lets go of a buffer that holds nothing and is larger than what may be kept.
+    pub(crate) fn release(&mut self, kept_bytes: usize) {
+        if self.bytes.is_empty() && self.bytes.capacity() > kept_bytes {
+            self.bytes = Vec::new();
+        }
+    }
+
+    /// Reads once; the answer is how many bytes came, 0 at the end of file. `wanted` is how many
+    /// are missing, as far as that is known.
+    ///
+    /// # Cancel safety
+    /// Safe.
+    pub(crate) async fn fill<S: AsyncRead + Unpin>(
+        &mut self,
+        stream: &mut S,
+        wanted: usize,
+    ) -> io::Result<usize> {
+        poll_fn(|context| self.poll_fill(context, stream, wanted)).await
+    }
+
+    /// [`Intake::fill`], polled.
+    pub(crate) fn poll_fill<S: AsyncRead + Unpin>(
+        &mut self,
+        context: &mut Context<'_>,
+        stream: &mut S,
+        wanted: usize,
+    ) -> Poll<io::Result<usize>> {
+        if wanted > STACK_BYTES {
+            self.compact();
+            self.bytes.reserve_exact(wanted.min(BULK_BYTES));
+            return pin!(stream.read_buf(&mut self.bytes)).poll(context);
+        }
+        let mut stack = [const { MaybeUninit::uninit() }; STACK_BYTES];
+        let mut read = ReadBuf::uninit(&mut stack);
+        ready!(Pin::new(stream).poll_read(context, &mut read))?;
+        self.compact();
+        self.bytes.extend_from_slice(read.filled());
+        Poll::Ready(Ok(read.filled().len()))
+    }
+
+    fn compact(&mut self) {
+        if self.start > 0 {
+            self.bytes.drain(..self.start);
+            self.start = 0;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn bytes_come_out_as_they_went_in() {
+        let sent: Vec<u8> = (0..100_000_u32)
+            .map(|number| number.to_le_bytes()[1])
+            .collect();
+        let mut socket = &sent[..];
+        let mut intake = Intake::default();
+        let mut seen = Vec::new();
+        for wanted in (0..).map(|round| round * 7919) {
+            if intake.fill(&mut socket, wanted).await.unwrap() == 0 {
+                break;
+            }
+            let taken = intake.pending().len() / 2 + 1;
+            seen.extend_from_slice(&intake.pending()[..taken]);
+            intake.consume(taken);
+        }
+        seen.extend_from_slice(intake.pending());
+        assert_eq!(seen, sent);
+    }
+
+    #[tokio::test]
+    async fn large_empty_buffer_is_let_go() {
+        let sent = [7; 8000];
+        let mut intake = Intake::default();
+        intake.fill(&mut &sent[..], 0).await.unwrap();
+        intake.release(1024);
+        assert_eq!(intake.pending().len(), 8000);
+        intake.consume(8000);
+        intake.release(1024);
+        assert_eq!(intake.bytes.capacity(), 0);
+    }
+}

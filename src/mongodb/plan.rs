@@ -1,0 +1,158 @@
+//! How one request is passed on: what is changed in it, and what its ending means.
+
+use std::ops::Range;
+
+use super::{
+    answers,
+    commands::{Class, Command},
+    policy::Grant,
+    refusal::{ErrorReply, Standing},
+    wire::{
+        EXHAUST_ALLOWED, Header, Message, WireFault, clear_flag, encode_message, lower_integer,
+        remove_fields,
+    },
+};
+
+/// The longest time that a change stream or tailable cursor waits inside one request, for it holds an
+/// upstream meanwhile. An empty batch is a normal answer.
+const AWAIT_MILLIS_MAX: i64 = 1000;
+
+/// What becomes of an operation whose client vanished; measured on a real server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Aftermath {
+    /// A read ends when its connection closes.
+    Close,
+    /// A getMore does not: its cursor is killed over another connection.
+    KillCursor,
+    /// Whatever changes something is let to its end.
+    Finish,
+}
+
+/// How a request is passed on.
+pub(super) struct Plan {
+    /// The header as sent on.
+    pub(super) header: Header,
+    /// Whether the client waits for a reply.
+    pub(super) wants_reply: bool,
+    /// What its refusal would have to say.
+    pub(super) standing: Standing,
+    /// What happens when the client vanishes.
+    pub(super) aftermath: Aftermath,
+    /// Sent instead of the client's bytes.
+    pub(super) rewritten: Option<Vec<u8>>,
+    body_at: Range<usize>,
+    /// Fields that a standalone server refuses, ascending.
+    retry_fields: [Option<Range<usize>>; 2],
+    /// Where a getMore's `maxTimeMS` is in the message.
+    await_at: Option<Range<usize>>,
+    allows_exhaust: bool,
+    passed_bytes: usize,
+}
+
+impl Plan {
+    /// The plan of a request that policy lets pass.
+    pub(super) fn new(
+        header: &Header,
+        message: &Message<'_>,
+        command: Command,
+        grant: Grant<'_>,
+    ) -> Result<Self, ErrorReply> {
+        let body = &message.body;
+        let name = body.command();
+        let is_retryable = body.transaction_number.is_some() && !body.in_transaction;
+        let mut retry_fields = [None, None];
+        if is_retryable {
+            retry_fields = [body.transaction_number.clone(), body.statement_id.clone()];
+            retry_fields.sort_by_key(|field| field.as_ref().map(|field| field.start));
+        }
+        let is_get_more = name == b"getMore";
+        let await_at = is_get_more.then(|| body.field("maxTimeMS")).flatten();
+        let confines = command.class == Class::Listing && grant.is_confined();
+        Ok(Self {
+            header: *header,
+            wants_reply: message.wants_reply(),
+            standing: match name {
+                b"commitTransaction" | b"abortTransaction" => Standing::EndsTransaction,
+                _ if body.in_transaction => Standing::InTransaction,
+                _ if is_retryable => Standing::Retryable,
+                _ => Standing::Plain,
+            },
+            aftermath: match command.class {
+                Class::Read | Class::Listing | Class::Handshake => Aftermath::Close,
+                Class::Cursor if is_get_more => Aftermath::KillCursor,
+                Class::Cursor
+                | Class::Session
+                | Class::Write
+                | Class::Define
+                | Class::Administer
+                | Class::Internal => Aftermath::Finish,
+            },
+            rewritten: confines
+                .then(|| confined(header, message, grant))
+                .transpose()?,
+            body_at: message.body_at.clone(),
+            retry_fields,
+            await_at: await_at.map(|field| {
+                let body_at = message.body_at.start;
+                body_at + field.range.start..body_at + field.range.end
+            }),
+            allows_exhaust: message.allows_exhaust(),
+            passed_bytes: 0,
+        })
+    }
+
+    /// Edits the request in place where every upstream needs it.
+    pub(super) fn edit(&mut self, message: &mut [u8]) {
+        if let Some(field) = &self.await_at {
+            lower_integer(message, field, AWAIT_MILLIS_MAX);
+        }
+        if std::mem::take(&mut self.allows_exhaust) {
+            // Replies then come one by one, which is always legal.
+            clear_flag(message, EXHAUST_ALLOWED);
+        }
+    }
+
+    /// Takes out what a standalone server refuses every write for. The request then begins that
+    /// many bytes later.
+    pub(super) fn strip_retry_fields(&mut self, message: &mut [u8]) -> usize {
+        let fields = std::mem::take(&mut self.retry_fields);
+        let [first, second] = fields;
+        let fields: Vec<_> = [first, second].into_iter().flatten().collect();
+        if fields.is_empty() {
+            return 0;
+        }
+        let removed = remove_fields(message, &self.body_at, &fields);
+        self.header.length -= removed;
+        // Sent twice it would run twice, so drivers must not be told to.
+        self.standing = Standing::Plain;
+        removed
+    }
+
+    /// Notes that bytes of the request are with the upstream and off the intake.
+    pub(super) fn passed(&mut self, bytes: usize) {
+        self.passed_bytes += bytes;
+    }
+
+    /// Bytes of the request that are not off the intake.
+    pub(super) const fn left_bytes(&self) -> usize {
+        self.header.length - self.passed_bytes
+    }
+
+    /// Whether the request can no longer be sent from its beginning.
+    pub(super) const fn is_partly_gone(&self) -> bool {
+        self.passed_bytes > 0
+    }
+}
+
+/// A listing that shows the login its own databases only.
+fn confined(
+    header: &Header,
+    message: &Message<'_>,
+    grant: Grant<'_>,
+) -> Result<Vec<u8>, ErrorReply> {
+    let body = answers::confined_listing(message.body.bytes(), grant)
+        .ok_or_else(|| ErrorReply::of_wire(&WireFault::Bson("not a document")))?;
+    let mut out = Vec::new();
+    encode_message(&mut out, header.request_id, 0, 0, body.as_bytes());
+    Ok(out)
+}

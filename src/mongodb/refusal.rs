@@ -1,0 +1,272 @@
+//! How refusals are worded for MongoDB's drivers: the only speller of its error codes and labels.
+//!
+//! Codes: <https://github.com/mongodb/mongo/blob/master/src/mongo/base/error_codes.yml>. Labels make
+//! drivers retry by themselves; which do is measured, not guessed.
+
+use bson::{RawArrayBuf, RawDocumentBuf, cstr, rawdoc};
+
+use super::{topology::Topology, wire::WireFault};
+use crate::{
+    fault::{Effect, Refusal},
+    tenant::Role,
+};
+
+/// Codes after which drivers ask who is primary; each needs a `topologyVersion` of ours.
+const STATE_CHANGES: [i64; 7] = [10107, 91, 189, 11600, 11602, 13435, 13436];
+
+/// What a request was, as far as the labels of its refusal depend on it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) enum Standing {
+    /// Nothing of the below.
+    #[default]
+    Plain,
+    /// It bears a `txnNumber` that the upstream honours, so it runs once however often it is sent.
+    Retryable,
+    /// It is a statement of a transaction.
+    InTransaction,
+    /// It ends a transaction.
+    EndsTransaction,
+}
+
+/// One error reply, as a driver will see it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct ErrorReply {
+    code: i32,
+    message: String,
+    labels: Vec<&'static str>,
+}
+
+impl ErrorReply {
+    fn new(code: i32, message: impl Into<String>) -> Self {
+        Self {
+            code,
+            message: message.into(),
+            labels: Vec::new(),
+        }
+    }
+
+    fn labelled(mut self, labels: &[&'static str]) -> Self {
+        self.labels.extend_from_slice(labels);
+        self
+    }
+
+    /// A refusal of the gateway, with the labels that its request may bear.
+    pub(crate) fn of(refusal: &Refusal, standing: Standing) -> Self {
+        match refusal {
+            // Drivers take an authentication error for a reason to drop their pool, so only
+            // rejected logins are told as one; overload has its own code and labels.
+            Refusal::LoginRejected
+            | Refusal::TenantAmbiguous { .. }
+            | Refusal::TenantContradiction { .. } => Self::login(refusal),
+            Refusal::LoginThrottled { .. }
+            | Refusal::TooManyClients { .. }
+            | Refusal::QueueFull { .. }
+            | Refusal::QueueTimeout { .. }
+            | Refusal::Paused
+            | Refusal::RegistryDown => Self::new(462, refusal.to_string())
+                .labelled(&["SystemOverloadedError", "RetryableError"]),
+            Refusal::LoginRequired | Refusal::NotPermitted { .. } => {
+                Self::new(13, refusal.to_string())
+            }
+            Refusal::UpstreamDown { .. } => {
+                Self::new(6, refusal.to_string()).labelled(labels_of(standing, Effect::None))
+            }
+            Refusal::UpstreamLost { effect } => {
+                Self::new(6, refusal.to_string()).labelled(labels_of(standing, *effect))
+            }
+            Refusal::Draining => {
+                Self::new(91, refusal.to_string()).labelled(labels_of(standing, Effect::None))
+            }
+            Refusal::FrameTooLarge { .. } => Self::new(10334, refusal.to_string()),
+            Refusal::Malformed { .. } => Self::new(17, refusal.to_string()),
+            Refusal::Unsupported { .. } => Self::new(115, refusal.to_string()),
+            Refusal::TimedOut { .. } => Self::new(262, refusal.to_string()),
+            Refusal::Internal => Self::new(1, refusal.to_string()),
+        }
+    }
+
+    fn login(refusal: &Refusal) -> Self {
+        match refusal {
+            Refusal::LoginRejected => Self::new(18, "Authentication failed."),
+            other => Self::new(18, format!("Authentication failed: {other}")),
+        }
+    }
+
+    /// A message that is no command, in the server's own words.
+    pub(crate) fn of_wire(fault: &WireFault) -> Self {
+        let code = match fault {
+            WireFault::TwoBodies => 40430,
+            WireFault::NoBody => 40587,
+            WireFault::TwoSequences(_) => 40431,
+            WireFault::SequenceIsField(_) => 40433,
+            WireFault::DuplicateField(_) => 40413,
+            WireFault::UnknownSequence(_) => 40415,
+            WireFault::TooManyFields => 9,
+            WireFault::Bson(_) => 22,
+            WireFault::NoDatabase => 40571,
+            WireFault::DatabaseType => 13111,
+            WireFault::DatabaseName(_) => 73,
+            WireFault::Length { .. }
+            | WireFault::Opcode(_)
+            | WireFault::Flags(_)
+            | WireFault::Checksum
+            | WireFault::Layout(_) => 17,
+        };
+        Self::new(code, fault.to_string())
+    }
+
+    /// A command that nobody knows.
+    pub(crate) fn unknown_command(name: &[u8]) -> Self {
+        let name = String::from_utf8_lossy(name);
+        Self::new(59, format!("no such command: '{name}'"))
+    }
+
+    /// A command before login.
+    pub(crate) fn login_required(name: &[u8]) -> Self {
+        let name = String::from_utf8_lossy(name);
+        Self::new(13, format!("command {name} requires authentication"))
+    }
+
+    /// A command that the login's role or the tenant's databases do not cover.
+    pub(crate) fn unauthorized(database: &str, name: &[u8], role: Role) -> Self {
+        let name = String::from_utf8_lossy(name);
+        let message = format!(
+            "not authorized on {database} to execute command {{ {name}: ... }} (role {role})"
+        );
+        Self::new(13, message)
+    }
+
+    /// A legacy query of anything but the hello.
+    pub(crate) fn legacy_query(name: &[u8]) -> Self {
+        let name = String::from_utf8_lossy(name);
+        Self::new(
+            352,
+            format!(
+                "Unsupported OP_QUERY command: {name}. The client driver may require an upgrade. \
+                 For more details see https://dochub.mongodb.org/core/legacy-opcode-removal"
+            ),
+        )
+    }
+
+    /// Client metadata sent twice.
+    pub(crate) fn metadata_again() -> Self {
+        let message = "The client metadata document may only be sent in the first hello";
+        Self::new(186, message)
+    }
+
+    /// `topologyVersion` without `maxAwaitTimeMS`.
+    pub(crate) fn await_without_time() -> Self {
+        let message = "A request with a 'topologyVersion' must include 'maxAwaitTimeMS'";
+        Self::new(31368, message)
+    }
+
+    /// `maxAwaitTimeMS` without `topologyVersion`.
+    pub(crate) fn await_without_version() -> Self {
+        let message = "A request with 'maxAwaitTimeMS' must include a 'topologyVersion'";
+        Self::new(31368, message)
+    }
+
+    /// A negative time to wait.
+    pub(crate) fn await_negative(millis: i64) -> Self {
+        let message =
+            format!("BSON field 'maxAwaitTimeMS' value must be >= 0, actual value '{millis}'");
+        Self::new(51024, message)
+    }
+
+    /// A way to log in that is not offered.
+    pub(crate) fn mechanism(name: &str) -> Self {
+        let message = format!("Received authentication for mechanism {name} which is not enabled");
+        Self::new(334, message)
+    }
+
+    /// A continued login that was never begun.
+    pub(crate) fn no_conversation() -> Self {
+        Self::new(17, "No SASL session state found")
+    }
+
+    /// A second login as somebody else.
+    pub(crate) fn second_login() -> Self {
+        Self::new(5_626_702, "Too many users are authenticated")
+    }
+
+    /// A field that is missing or of the wrong type.
+    pub(crate) fn bad_field(command: &str, field: &str) -> Self {
+        let message = format!("BSON field '{command}.{field}' is missing or has the wrong type");
+        Self::new(14, message)
+    }
+
+    /// The code, for logs and tests.
+    pub(crate) const fn code(&self) -> i32 {
+        self.code
+    }
+
+    /// The reply's document.
+    pub(crate) fn document(&self, topology: &Topology) -> RawDocumentBuf {
+        let mut out = rawdoc! {
+            "ok": 0.0,
+            "errmsg": self.message.as_str(),
+            "code": self.code,
+            "codeName": code_name(self.code),
+        };
+        if !self.labels.is_empty() {
+            let labels: RawArrayBuf = self.labels.iter().copied().collect();
+            out.append(cstr!("errorLabels"), labels);
+        }
+        if is_state_change(i64::from(self.code)) {
+            out.append(cstr!("topologyVersion"), topology.version());
+        }
+        out
+    }
+}
+
+/// Whether a code makes drivers ask who is primary.
+pub(crate) fn is_state_change(code: i64) -> bool {
+    STATE_CHANGES.contains(&code)
+}
+
+/// The labels that make a driver try again where that is safe.
+const fn labels_of(standing: Standing, effect: Effect) -> &'static [&'static str] {
+    match (standing, effect) {
+        (Standing::Plain, _) => &[],
+        (Standing::Retryable, Effect::None) => &["RetryableWriteError", "NoWritesPerformed"],
+        (Standing::Retryable, Effect::Unknown) | (Standing::EndsTransaction, _) => {
+            &["RetryableWriteError"]
+        }
+        (Standing::InTransaction, _) => &["TransientTransactionError"],
+    }
+}
+
+const fn code_name(code: i32) -> &'static str {
+    match code {
+        1 => "InternalError",
+        6 => "HostUnreachable",
+        9 => "FailedToParse",
+        13 => "Unauthorized",
+        14 => "TypeMismatch",
+        17 => "ProtocolError",
+        18 => "AuthenticationFailed",
+        22 => "InvalidBSON",
+        59 => "CommandNotFound",
+        73 => "InvalidNamespace",
+        91 => "ShutdownInProgress",
+        115 => "CommandNotSupported",
+        186 => "ClientMetadataCannotBeMutated",
+        262 => "ExceededTimeLimit",
+        334 => "MechanismUnavailable",
+        352 => "UnsupportedOpQueryCommand",
+        462 => "IngressRequestRateLimitExceeded",
+        10334 => "BSONObjectTooLarge",
+        13111 => "Location13111",
+        31368 => "Location31368",
+        40413 => "Location40413",
+        40415 => "Location40415",
+        40430 => "Location40430",
+        40431 => "Location40431",
+        40433 => "Location40433",
+        40571 => "Location40571",
+        40587 => "Location40587",
+        51024 => "Location51024",
+        5_626_702 => "Location5626702",
+        _ => "UnknownError",
+    }
+}

@@ -1,0 +1,121 @@
+//! An upstream's reply: read as far as needed, and mended where it speaks of the upstream's topology.
+
+use std::task::{Context, Poll, ready};
+
+use bson::{RawDocument, cstr};
+
+use super::{
+    refusal::is_state_change,
+    topology::Topology,
+    upstream::Upstream,
+    wire::{
+        Elements, Header, MESSAGE_BYTES_MAX, Message, Opcode, WireFault, encode_message,
+        renew_checksum,
+    },
+};
+
+/// Replies up to this size are read whole, so that their upstream is free early.
+const WHOLE_BYTES_MAX: usize = 64 * 1024;
+
+/// What came of a reply.
+#[derive(Debug)]
+pub(super) enum Incoming {
+    /// All of it.
+    Whole(Header),
+    /// The beginning of a large one.
+    Large(Header),
+    /// The upstream closed or failed.
+    Lost,
+    /// Bytes that are no reply.
+    Broken,
+}
+
+/// Reads until a reply can be handed on.
+pub(super) fn poll_incoming(context: &mut Context<'_>, upstream: &mut Upstream) -> Poll<Incoming> {
+    loop {
+        let known = upstream.intake.pending().len();
+        let missing = match Header::parse(upstream.intake.pending(), MESSAGE_BYTES_MAX) {
+            Err(_) => return Poll::Ready(Incoming::Broken),
+            Ok(None) => 0,
+            Ok(Some(header)) if header.opcode != Opcode::Message => {
+                return Poll::Ready(Incoming::Broken);
+            }
+            Ok(Some(header)) if header.length <= known => {
+                return Poll::Ready(Incoming::Whole(header));
+            }
+            Ok(Some(header)) if header.length > WHOLE_BYTES_MAX => {
+                return Poll::Ready(Incoming::Large(header));
+            }
+            Ok(Some(header)) => header.length - known,
+        };
+        let read = upstream
+            .intake
+            .poll_fill(context, &mut upstream.stream, missing);
+        match ready!(read) {
+            Ok(count) if count > 0 => {}
+            Ok(_) | Err(_) => return Poll::Ready(Incoming::Lost),
+        }
+    }
+}
+
+/// Makes the upstream's topology ours: a driver that cannot order a `topologyVersion` stands still
+/// for ten seconds. In place where it fits; else the whole reply anew.
+pub(super) fn mend(
+    reply: &mut [u8],
+    header: &Header,
+    topology: &Topology,
+) -> Result<Option<Vec<u8>>, WireFault> {
+    let body = Message::reply_body(reply, header)?;
+    let mut is_error = false;
+    let mut code = 0;
+    let mut version_at = None;
+    for element in Elements::new(body)? {
+        let element = element?;
+        match element.name {
+            b"ok" => is_error = !element.truth(),
+            b"code" => code = element.integer().unwrap_or_default(),
+            b"topologyVersion" => {
+                version_at = Some(element.range.end - element.value.len()..element.range.end);
+            }
+            _ => {}
+        }
+    }
+    let is_lacking = version_at.is_none() && is_error && is_state_change(code);
+    if version_at.is_none() && !is_lacking {
+        return Ok(None);
+    }
+    let ours = topology.version();
+    let ours = ours.as_bytes();
+    let body_at = Message::REPLY_BODY_AT;
+    if let Some(at) = version_at.filter(|at| at.len() == ours.len())
+        && let Some(slot) = reply.get_mut(body_at + at.start..body_at + at.end)
+    {
+        slot.copy_from_slice(ours);
+        renew_checksum(reply);
+        return Ok(None);
+    }
+    anew(reply, header, topology).map(Some)
+}
+
+/// The reply again, with our topology in it.
+fn anew(reply: &[u8], header: &Header, topology: &Topology) -> Result<Vec<u8>, WireFault> {
+    let wrong = |_| WireFault::Bson("a reply's document is wrong");
+    let body = Message::reply_body(reply, header)?;
+    let mut out = bson::RawDocumentBuf::new();
+    for element in RawDocument::from_bytes(body).map_err(|_| WireFault::Bson("a reply"))? {
+        let (key, value) = element.map_err(wrong)?;
+        if key.as_str() != "topologyVersion" {
+            out.append(key, value);
+        }
+    }
+    out.append(cstr!("topologyVersion"), topology.version());
+    let mut message = Vec::new();
+    encode_message(
+        &mut message,
+        header.request_id,
+        header.response_to,
+        0,
+        out.as_bytes(),
+    );
+    Ok(message)
+}

@@ -1,0 +1,152 @@
+//! What the gateway holds of MongoDB: settings, the pools, and a session for each client.
+
+use std::{
+    io,
+    sync::{
+        Arc,
+        atomic::{AtomicI32, Ordering},
+    },
+    time::Duration,
+};
+
+use serde::{Deserialize, Serialize};
+
+use super::{commands::Commands, session::Session, topology::Topology, upstream::Dialer};
+use crate::{
+    net::{
+        Stream,
+        tls::{ClientTls, ServerTls},
+    },
+    pool::{self, Budget, Fleet},
+    protocol::Protocol,
+    session::Admission,
+    shutdown::Shutdown,
+    telemetry::{SessionEnd, SessionMeters},
+};
+
+/// How long a client may take to say whether it speaks TLS.
+const FIRST_BYTES_WAIT_MAX: Duration = Duration::from_mins(1);
+/// The first bytes of a TLS handshake: record type and major version.
+const TLS_HANDSHAKE: [u8; 2] = [0x16, 0x03];
+
+/// MongoDB's part of the settings.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Settings {
+    /// The wire version that is told to drivers; it stands for a release (17 is 6.0, 21 is 7.0). Not
+    /// above the oldest upstream's.
+    pub wire_version: i32,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self { wire_version: 17 }
+    }
+}
+
+/// What a service is made of.
+pub struct Parts {
+    /// MongoDB's part of the settings.
+    pub settings: Settings,
+    /// How pools behave.
+    pub pools: pool::Settings,
+    /// The bound on all upstreams together.
+    pub budget: Arc<Budget>,
+    /// Who lets clients in.
+    pub admission: Arc<Admission>,
+    /// The end.
+    pub shutdown: Shutdown,
+    /// TLS towards upstreams.
+    pub client_tls: ClientTls,
+    /// TLS towards clients; without it only plain connections are served.
+    pub server_tls: Option<ServerTls>,
+}
+
+/// The gateway's MongoDB side.
+pub struct Service {
+    pub(super) settings: Settings,
+    pub(super) admission: Arc<Admission>,
+    pub(super) shutdown: Shutdown,
+    pub(super) commands: Commands,
+    pub(super) topology: Topology,
+    fleet: Fleet<Dialer>,
+    server_tls: Option<ServerTls>,
+    connections: AtomicI32,
+}
+
+impl Service {
+    /// A service without clients.
+    pub fn new(parts: Parts) -> Arc<Self> {
+        let fleet = Fleet::new(
+            Protocol::Mongodb,
+            Dialer::new(parts.client_tls),
+            parts.pools,
+            parts.budget,
+            parts.shutdown.clone(),
+        );
+        Arc::new(Self {
+            settings: parts.settings,
+            admission: parts.admission,
+            topology: Topology::new(parts.shutdown.clone()),
+            shutdown: parts.shutdown,
+            commands: Commands::new(),
+            fleet,
+            server_tls: parts.server_tls,
+            connections: AtomicI32::new(0),
+        })
+    }
+
+    /// The pools.
+    pub fn fleet(&self) -> &Fleet<Dialer> {
+        &self.fleet
+    }
+
+    /// One client's whole life.
+    pub async fn serve(self: Arc<Self>, stream: Stream) {
+        self.meters().opened();
+        let peer = stream.peer();
+        let end = match self.secure(stream).await {
+            Ok(stream) => Session::new(Arc::clone(&self), stream).run().await,
+            Err(error) => {
+                tracing::debug!(%peer, %error, "no TLS with this client");
+                SessionEnd::Malformed
+            }
+        };
+        tracing::debug!(%peer, end = end.label(), "mongodb session ended");
+        self.meters().ended(end);
+    }
+
+    pub(super) fn meters(&self) -> &SessionMeters {
+        self.admission.meters(Protocol::Mongodb)
+    }
+
+    /// The number that a connection goes by in its hello.
+    pub(super) fn next_connection(&self) -> i32 {
+        self.connections.fetch_add(1, Ordering::Relaxed) & i32::MAX
+    }
+
+    /// Both plain and TLS clients are served on one port. A message's third byte is 0 before login,
+    /// where messages are small, and a TLS handshake's is not: the two cannot be taken for another.
+    async fn secure(&self, stream: Stream) -> io::Result<Stream> {
+        let Some(tls) = &self.server_tls else {
+            return Ok(stream);
+        };
+        let mut first = [0; 3];
+        let peeked = tokio::select! {
+            peeked = tokio::time::timeout(FIRST_BYTES_WAIT_MAX, stream.peek(&mut first)) => peeked,
+            () = self.shutdown.draining() => return Err(io::ErrorKind::ConnectionAborted.into()),
+        };
+        let known = peeked.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
+        let is_tls = match first.get(..known) {
+            Some([kind, major, minor]) => [*kind, *major] == TLS_HANDSHAKE && *minor != 0,
+            // Nobody sends less than a header; whoever does is taken at its first byte.
+            Some([kind, ..]) => *kind == TLS_HANDSHAKE[0],
+            _ => false,
+        };
+        if is_tls {
+            tls.accept(stream).await
+        } else {
+            Ok(stream)
+        }
+    }
+}

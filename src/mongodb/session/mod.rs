@@ -1,0 +1,253 @@
+//! One client's life: its requests in order, each answered here or passed on by `exchange`.
+//!
+//! `serve` decides over a request, `greet` answers the hello and the login.
+
+mod greet;
+mod serve;
+
+use std::{
+    future::poll_fn,
+    ops::ControlFlow,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use bson::RawDocumentBuf;
+use tokio::time::timeout;
+
+use super::{
+    ending::Ending,
+    intake::Intake,
+    login::Conversation,
+    outlet,
+    refusal::ErrorReply,
+    service::Service,
+    upstream::Dialer,
+    wire::{HEADER_BYTES, Header, MESSAGE_BYTES_MAX, Opcode, encode_message, judged_bytes},
+};
+use crate::{
+    fault::{FaultKind, Side},
+    net::Stream,
+    pool::Pool,
+    session::Admitted,
+    telemetry::SessionEnd,
+};
+
+/// Largest message before login: a login needs a few hundred bytes.
+const LOGIN_BYTES_MAX: usize = 64 * 1024;
+/// Bytes of buffer that a waiting client keeps.
+const KEPT_BYTES: usize = 1024;
+/// How long the rest of a message may take once it began, without any progress.
+const PARTIAL_WAIT_MAX: Duration = Duration::from_secs(30);
+/// Requests after which the counters that all sessions share are brought up to date.
+const COUNTED_TOGETHER: u32 = 64;
+
+/// Goes on, or ends the session.
+pub(super) type Flow<T = ()> = ControlFlow<SessionEnd, T>;
+
+/// One client.
+pub(super) struct Session {
+    pub(super) service: Arc<Service>,
+    pub(super) client: Stream,
+    pub(super) intake: Intake,
+    pub(super) ending: Ending,
+    pub(super) member: Option<Member>,
+    pub(super) tally: Tally,
+    conversation: Conversation,
+    connection: i32,
+    is_introduced: bool,
+    label: Option<String>,
+    next_reply: i32,
+}
+
+/// A client that is logged in.
+pub(super) struct Member {
+    pub(super) admitted: Admitted,
+    pub(super) pool: Arc<Pool<Dialer>>,
+    login: String,
+    source: String,
+}
+
+/// What was counted and not yet added to the counters of all.
+#[derive(Debug, Default)]
+pub(super) struct Tally {
+    exchanges: u32,
+    read_bytes: u64,
+    written_bytes: u64,
+}
+impl Session {
+    pub(super) fn new(service: Arc<Service>, client: Stream) -> Self {
+        let ending = Ending::new(&service.shutdown);
+        let connection = service.next_connection();
+        Self {
+            service,
+            client,
+            intake: Intake::default(),
+            ending,
+            member: None,
+            tally: Tally::default(),
+            conversation: Conversation::None,
+            connection,
+            is_introduced: false,
+            label: None,
+            next_reply: 0,
+        }
+    }
+
+    /// Serves the client until it or we have had enough.
+    pub(super) async fn run(mut self) -> SessionEnd {
+        loop {
+            if let ControlFlow::Break(end) = self.serve_next().await {
+                self.publish();
+                return end;
+            }
+        }
+    }
+
+    async fn serve_next(&mut self) -> Flow {
+        let header = self.next_request().await?;
+        match header.opcode {
+            Opcode::Message => self.serve_message(header).await,
+            Opcode::Query => self.serve_query(header).await,
+            Opcode::Reply => self.malformed("a reply from a client"),
+        }
+    }
+
+    /// Waits until the next request can be judged.
+    async fn next_request(&mut self) -> Flow<Header> {
+        loop {
+            let known = self.intake.pending();
+            let length_max = match self.member {
+                Some(_) => MESSAGE_BYTES_MAX,
+                None => LOGIN_BYTES_MAX,
+            };
+            let judged = Header::parse(known, length_max).and_then(|header| {
+                let Some(header) = header else {
+                    return Ok((None, HEADER_BYTES));
+                };
+                judged_bytes(known, &header).map(|needed| (Some(header), needed))
+            });
+            let missing = match judged {
+                Err(fault) => {
+                    return self.malformed(&fault.to_string());
+                }
+                Ok((Some(header), needed)) if needed <= known.len() => {
+                    return Flow::Continue(header);
+                }
+                Ok((_, needed)) => needed.saturating_sub(known.len()),
+            };
+            if known.is_empty() {
+                self.intake.release(KEPT_BYTES);
+                self.wait_for_bytes().await?;
+            } else {
+                self.read_more(missing).await?;
+            }
+        }
+    }
+
+    /// Between requests: as long as it takes.
+    async fn wait_for_bytes(&mut self) -> Flow {
+        poll_fn(|context| self.poll_bytes(context)).await
+    }
+
+    fn poll_bytes(&mut self, context: &mut Context<'_>) -> Poll<Flow> {
+        match self.intake.poll_fill(context, &mut self.client, 0) {
+            Poll::Ready(Ok(0) | Err(_)) => Poll::Ready(Flow::Break(SessionEnd::Goodbye)),
+            Poll::Ready(Ok(_)) => Poll::Ready(Flow::Continue(())),
+            Poll::Pending => self.ending.poll_idle(context).map(Flow::Break),
+        }
+    }
+
+    /// Inside a request: a client that stands still for long is given up.
+    pub(super) async fn read_more(&mut self, missing: usize) -> Flow {
+        let fill = self.intake.fill(&mut self.client, missing);
+        match timeout(PARTIAL_WAIT_MAX, fill).await {
+            Ok(Ok(0) | Err(_)) => Flow::Break(SessionEnd::Vanished),
+            Ok(Ok(_)) => Flow::Continue(()),
+            Err(_) => Flow::Break(SessionEnd::Limit),
+        }
+    }
+    /// Takes a whole message off the intake, reading what is missing of it.
+    pub(super) async fn skip(&mut self, length: usize) -> Flow {
+        let mut rest = length;
+        loop {
+            let here = self.intake.pending().len().min(rest);
+            self.intake.consume(here);
+            rest -= here;
+            if rest == 0 {
+                return Flow::Continue(());
+            }
+            self.read_more(rest).await?;
+        }
+    }
+
+    pub(super) async fn refuse(&mut self, request: i32, error: &ErrorReply) -> Flow {
+        tracing::debug!(code = error.code(), peer = %self.client.peer(), "request refused");
+        let body = error.document(&self.service.topology);
+        self.answer(request, 0, &body).await
+    }
+
+    async fn answer(&mut self, request: i32, flags: u32, body: &RawDocumentBuf) -> Flow {
+        self.answer_as(request, flags, body)
+            .await
+            .map_continue(|_| ())
+    }
+
+    /// Answers, and tells the number that the answer bears.
+    async fn answer_as(&mut self, request: i32, flags: u32, body: &RawDocumentBuf) -> Flow<i32> {
+        let id = self.reply_id();
+        let mut reply = Vec::new();
+        encode_message(&mut reply, id, request, flags, body.as_bytes());
+        self.send(&reply).await?;
+        Flow::Continue(id)
+    }
+
+    async fn send(&mut self, reply: &[u8]) -> Flow {
+        match outlet::write_all(&mut self.client, reply).await {
+            Ok(()) => Flow::Continue(()),
+            Err(_) => Flow::Break(SessionEnd::Vanished),
+        }
+    }
+
+    fn reply_id(&mut self) -> i32 {
+        self.next_reply = self.next_reply.wrapping_add(1) & i32::MAX;
+        self.next_reply
+    }
+
+    /// A real server closes the connection without a word; so do we.
+    pub(super) fn malformed<T>(&self, what: &str) -> Flow<T> {
+        tracing::debug!(peer = %self.client.peer(), what, "malformed message");
+        self.service
+            .meters()
+            .fault(FaultKind::Malformed, Side::Client);
+        Flow::Break(SessionEnd::Malformed)
+    }
+
+    /// Counts one exchange.
+    pub(super) fn count(&mut self, read_bytes: usize, written_bytes: usize) {
+        let (read, written) = (read_bytes as u64, written_bytes as u64);
+        self.tally.exchanges += 1;
+        self.tally.read_bytes += read;
+        self.tally.written_bytes += written;
+        if let Some(member) = &self.member {
+            member.admitted.seat.count(1, read, written);
+        }
+        if self.tally.exchanges >= COUNTED_TOGETHER {
+            self.publish();
+        }
+    }
+
+    /// Adds what was counted to the counters of all.
+    fn publish(&mut self) {
+        let Tally {
+            exchanges,
+            read_bytes,
+            written_bytes,
+        } = std::mem::take(&mut self.tally);
+        let meters = self.service.meters();
+        meters.exchanges(u64::from(exchanges));
+        meters.bytes(Side::Client, read_bytes, written_bytes);
+        meters.bytes(Side::Upstream, written_bytes, read_bytes);
+    }
+}

@@ -1,0 +1,173 @@
+//! What is done with each request: answered here, refused, or planned to be passed on.
+
+use bson::RawDocumentBuf;
+
+use super::{
+    super::{
+        answers,
+        hello::{Hello, is_hello},
+        login::{SaslContinue, SaslStart},
+        plan::Plan,
+        policy::{self, Grant},
+        refusal::ErrorReply,
+        wire::{EXHAUST_ALLOWED, HEADER_BYTES, Header, MORE_TO_COME, Message, Query, encode_reply},
+    },
+    Flow, Session,
+};
+
+/// What is to be done with a request.
+enum Decision {
+    /// Answer it here.
+    Answer(RawDocumentBuf),
+    /// Refuse it.
+    Refuse(ErrorReply),
+    /// Answer the hello.
+    Hello(Box<Hello>),
+    /// Begin a login.
+    Start(SaslStart),
+    /// Go on with a login.
+    Continue(SaslContinue),
+    /// Forget the login.
+    Logout,
+    /// Pass it on.
+    Forward(Plan),
+}
+
+impl Session {
+    pub(super) async fn serve_query(&mut self, header: Header) -> Flow {
+        let query = match Query::parse(self.intake.pending(), &header) {
+            Ok(query) => query,
+            Err(fault) => return self.malformed(&fault.to_string()),
+        };
+        let hello = if is_hello(query.command) {
+            Hello::read(query.body, &self.service.topology)
+        } else {
+            Err(ErrorReply::legacy_query(query.command))
+        };
+        self.intake.consume(header.length);
+        let body = match hello {
+            Ok(hello) => self.greet(hello).await,
+            Err(error) => error.document(&self.service.topology),
+        };
+        let mut reply = Vec::new();
+        encode_reply(
+            &mut reply,
+            self.reply_id(),
+            header.request_id,
+            body.as_bytes(),
+        );
+        self.send(&reply).await
+    }
+
+    pub(super) async fn serve_message(&mut self, header: Header) -> Flow {
+        let decided = match Message::parse(self.intake.pending(), &header) {
+            Err(fault) if fault.is_fatal() => return self.malformed(&fault.to_string()),
+            Err(fault) => Decision::Refuse(ErrorReply::of_wire(&fault)),
+            Ok(message) => self
+                .decide(&header, &message)
+                .unwrap_or_else(Decision::Refuse),
+        };
+        if let Decision::Forward(plan) = decided {
+            return self.exchange(plan).await;
+        }
+        // Even a message that is no command says whether it wants a reply.
+        let flags = self.intake.pending().get(HEADER_BYTES..);
+        let flags = flags.and_then(<[u8]>::first_chunk::<4>);
+        let flags = flags.map_or(0, |raw| u32::from_le_bytes(*raw));
+        let wants_reply = flags & MORE_TO_COME == 0;
+        let allows_exhaust = flags & EXHAUST_ALLOWED != 0;
+        self.skip(header.length).await?;
+        let outcome = match decided {
+            Decision::Answer(reply) => Ok(reply),
+            Decision::Refuse(error) => Err(error),
+            Decision::Hello(hello) if wants_reply => {
+                return self.serve_hello(*hello, header, allows_exhaust).await;
+            }
+            Decision::Hello(hello) => Ok(self.greet(*hello).await),
+            Decision::Start(start) => self.begin_login(start).await.map(answers::with_ok),
+            Decision::Continue(message) => {
+                let step = self.conversation.proceed(message).await;
+                step.map(|step| answers::with_ok(self.take_step(step)))
+            }
+            Decision::Logout => {
+                self.member = None;
+                Ok(answers::ok())
+            }
+            Decision::Forward(_) => return Flow::Continue(()),
+        };
+        if !wants_reply {
+            return Flow::Continue(());
+        }
+        match outcome {
+            Ok(reply) => self.answer(header.request_id, 0, &reply).await,
+            Err(error) => self.refuse(header.request_id, &error).await,
+        }
+    }
+
+    /// What is to be done, as far as the request's bytes alone decide it.
+    fn decide(&self, header: &Header, message: &Message<'_>) -> Result<Decision, ErrorReply> {
+        let body = &message.body;
+        let name = body.command();
+        if is_hello(name) {
+            let hello = Hello::read(body.bytes(), &self.service.topology)?;
+            if hello.metadata.is_some() && self.is_introduced {
+                return Err(ErrorReply::metadata_again());
+            }
+            return Ok(Decision::Hello(Box::new(hello)));
+        }
+        match name {
+            b"saslStart" => return SaslStart::read(body).map(Decision::Start),
+            b"saslContinue" => return SaslContinue::read(body).map(Decision::Continue),
+            b"authenticate" => {
+                let mechanism = body.field("mechanism");
+                let mechanism = mechanism
+                    .and_then(|name| name.text())
+                    .unwrap_or("MONGODB-X509");
+                return Err(ErrorReply::mechanism(mechanism));
+            }
+            b"whatsmyuri" => {
+                let peer = self.client.peer().to_string();
+                return Ok(Decision::Answer(answers::whats_my_uri(&peer)));
+            }
+            b"isdbgrid" => return Ok(Decision::Answer(answers::is_db_grid())),
+            b"connectionStatus" => {
+                let shows = body
+                    .field("showPrivileges")
+                    .is_some_and(|shows| shows.truth());
+                return Ok(Decision::Answer(self.connection_status(shows)));
+            }
+            b"getnonce" => return Err(ErrorReply::unknown_command(name)),
+            _ => {}
+        }
+        let Some(member) = &self.member else {
+            return self.decide_before_login(name);
+        };
+        if name == b"logout" {
+            return Ok(Decision::Logout);
+        }
+        let grant = Grant::of(&member.admitted.tenant, member.admitted.role);
+        let command = policy::judge(&self.service.commands, grant, message)?;
+        Plan::new(header, message, command, grant).map(Decision::Forward)
+    }
+
+    fn decide_before_login(&self, name: &[u8]) -> Result<Decision, ErrorReply> {
+        match name {
+            b"ping" => Ok(Decision::Answer(answers::ok())),
+            b"buildInfo" | b"buildinfo" => {
+                let version = self.service.settings.wire_version;
+                Ok(Decision::Answer(answers::build_info(version)))
+            }
+            _ if self.service.commands.find(name).is_none() => {
+                Err(ErrorReply::unknown_command(name))
+            }
+            _ => Err(ErrorReply::login_required(name)),
+        }
+    }
+
+    fn connection_status(&self, shows_privileges: bool) -> RawDocumentBuf {
+        let member = self.member.as_ref();
+        let user = member.map(|member| (member.login.as_str(), member.source.as_str()));
+        let role = member.map(|member| member.admitted.role.label());
+        answers::connection_status(user, role, shows_privileges)
+    }
+}

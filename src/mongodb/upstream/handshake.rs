@@ -1,0 +1,344 @@
+//! From a target to a logged-in connection, each step's failure named.
+
+use bson::{Binary, RawDocumentBuf, rawdoc, spec::BinarySubtype};
+use tokio::{task::spawn_blocking, time::timeout};
+
+use super::super::intake::Intake;
+use super::{
+    CONNECT_WAIT_MAX, ServerKind, Upstream,
+    converse::{Answer, ConverseError, converse},
+};
+use crate::{
+    auth::scram::{Client, Salted, ScramError},
+    crypto::Secret,
+    net::{
+        Address, DialFault, DialStep, Stream,
+        tls::{ClientTls, Verify},
+    },
+    tenant::{Endpoint, Target, TlsMode},
+};
+
+/// The one mechanism that is offered.
+const MECHANISM: &str = "SCRAM-SHA-256";
+
+/// A connection, and the salted password that its login used.
+pub(super) struct Opened {
+    pub(super) upstream: Upstream,
+    pub(super) salted: Option<Salted>,
+}
+
+/// Opens a connection to the first server of the target that takes writes.
+pub(super) async fn open(
+    target: &Target,
+    tls: &ClientTls,
+    known: Option<&Salted>,
+) -> Result<Opened, DialFault> {
+    if target.scheme == "mongodb+srv" {
+        return Err(DialFault::new(
+            DialStep::Name,
+            "mongodb+srv:// is not supported yet",
+            "register the hosts themselves: mongodb://host1:27017,host2:27017/?replicaSet=NAME&tls=true",
+        ));
+    }
+    let mut last = None;
+    for endpoint in &target.endpoints {
+        match open_at(target, endpoint, tls, known).await {
+            Ok(opened) => return Ok(opened),
+            Err(fault) => last = Some(fault),
+        }
+    }
+    Err(last.unwrap_or_else(|| {
+        DialFault::new(DialStep::Name, "the target names no host", "give a host")
+    }))
+}
+
+async fn open_at(
+    target: &Target,
+    endpoint: &Endpoint,
+    tls: &ClientTls,
+    known: Option<&Salted>,
+) -> Result<Opened, DialFault> {
+    let login = Login::of(target)?;
+    let stream = connect(target, endpoint, tls).await?;
+    let greeting = greet(stream, target, login, known);
+    match timeout(CONNECT_WAIT_MAX, greeting).await {
+        Ok(outcome) => outcome,
+        Err(_) => Err(DialFault::new(
+            DialStep::Login,
+            format!(
+                "no answer to the greeting within {} s",
+                CONNECT_WAIT_MAX.as_secs()
+            ),
+            "check that a MongoDB server listens there, and whether it wants TLS (tls=true)",
+        )),
+    }
+}
+
+async fn connect(
+    target: &Target,
+    endpoint: &Endpoint,
+    tls: &ClientTls,
+) -> Result<Stream, DialFault> {
+    let address = Address {
+        host: &endpoint.host,
+        port: endpoint.port,
+    };
+    let stream = crate::net::dial(address, CONNECT_WAIT_MAX).await?;
+    let verify = match target.tls {
+        TlsMode::Disable => return Ok(stream),
+        TlsMode::Prefer | TlsMode::Require => Verify::Nothing,
+        TlsMode::VerifyCa => Verify::Chain,
+        TlsMode::VerifyFull => Verify::ChainAndName,
+    };
+    tls.upgrade(stream, &endpoint.host, verify).await
+}
+
+/// Who logs in, and where that user is defined.
+struct Login<'a> {
+    user: &'a str,
+    password: &'a Secret,
+    source: &'a str,
+}
+
+impl<'a> Login<'a> {
+    fn of(target: &'a Target) -> Result<Option<Self>, DialFault> {
+        let option = |key: &str| target.options.get(key).map(String::as_str);
+        let Some(user) = target.user.as_deref() else {
+            return Ok(None);
+        };
+        if let Some(other) = option("authmechanism").filter(|name| *name != MECHANISM) {
+            return Err(DialFault::new(
+                DialStep::Login,
+                format!("the mechanism {other} is not offered"),
+                "give the user SCRAM-SHA-256 and leave authMechanism out",
+            ));
+        }
+        let password = target.password.as_ref().ok_or_else(|| {
+            DialFault::new(
+                DialStep::Login,
+                "there is a user but no password",
+                "give both or none",
+            )
+        })?;
+        let source = option("authsource").or(target.database.as_deref());
+        Ok(Some(Self {
+            user,
+            password,
+            source: source.unwrap_or("admin"),
+        }))
+    }
+}
+
+/// Hello and login in two round trips: the login's first message rides on the hello.
+async fn greet(
+    mut stream: Stream,
+    target: &Target,
+    login: Option<Login<'_>>,
+    known: Option<&Salted>,
+) -> Result<Opened, DialFault> {
+    let mut intake = Intake::default();
+    let begun = match &login {
+        Some(login) => Some(Client::begin(login.user).map_err(|error| scram_fault(&error))?),
+        None => None,
+    };
+    let mut hello = hello_command();
+    if let (Some(login), Some((_, first))) = (&login, &begun) {
+        let mut start = sasl_start(first);
+        start.append(bson::cstr!("db"), login.source);
+        hello.append(bson::cstr!("speculativeAuthenticate"), start);
+    }
+    let answer = converse(&mut stream, &mut intake, &hello)
+        .await
+        .map_err(hello_fault)?;
+    let kind = kind_of(&answer, target)?;
+    let mut upstream = Upstream {
+        stream,
+        intake,
+        kind,
+    };
+    let salted = match (login, begun) {
+        (Some(login), Some((client, first))) => {
+            let server_first = match speculated(&answer) {
+                Some(server_first) => server_first,
+                None => start_login(&mut upstream, &login, &first).await?,
+            };
+            Some(finish_login(&mut upstream, &login, (client, server_first), known).await?)
+        }
+        _ => None,
+    };
+    Ok(Opened { upstream, salted })
+}
+
+/// The legacy name is understood by every server that speaks `OP_MSG`.
+fn hello_command() -> RawDocumentBuf {
+    rawdoc! {
+        "isMaster": 1,
+        "helloOk": true,
+        "client": {
+            "application": { "name": "polypool" },
+            "driver": { "name": "polypool", "version": env!("CARGO_PKG_VERSION") },
+            "os": { "type": std::env::consts::OS },
+        },
+        "$db": "admin",
+    }
+}
+
+fn sasl_start(first: &str) -> RawDocumentBuf {
+    rawdoc! {
+        "saslStart": 1,
+        "mechanism": MECHANISM,
+        "payload": payload(first),
+        "options": { "skipEmptyExchange": true },
+    }
+}
+
+fn payload(text: &str) -> Binary {
+    Binary {
+        subtype: BinarySubtype::Generic,
+        bytes: text.as_bytes().to_vec(),
+    }
+}
+
+/// What the server is; a fault when it is none that takes writes.
+fn kind_of(answer: &Answer, target: &Target) -> Result<ServerKind, DialFault> {
+    let text = |name| {
+        answer
+            .field(name)
+            .and_then(|field| field.text().map(str::to_owned))
+    };
+    let set = text("setName");
+    let kind = match (&set, text("msg").as_deref()) {
+        (Some(_), _) => ServerKind::Member,
+        (None, Some("isdbgrid")) => ServerKind::Router,
+        (None, _) => ServerKind::Standalone,
+    };
+    if let Some(wanted) = target.options.get("replicaset")
+        && kind != ServerKind::Router
+        && set.as_ref() != Some(wanted)
+    {
+        return Err(DialFault::new(
+            DialStep::Login,
+            format!("the server is not of the replica set '{wanted}'"),
+            "check replicaSet= in the connection string",
+        ));
+    }
+    let is_direct = target
+        .options
+        .get("directconnection")
+        .is_some_and(|value| value == "true");
+    let is_primary = answer.field("ismaster").is_some_and(|field| field.truth());
+    if is_primary || is_direct {
+        return Ok(kind);
+    }
+    Err(DialFault::new(
+        DialStep::Login,
+        "the server is not the primary of its replica set",
+        "register every member of the set as a seed; elections are followed among them",
+    ))
+}
+
+/// The server's first message, if it took up the speculative login.
+fn speculated(answer: &Answer) -> Option<String> {
+    let embedded = answer.field("speculativeAuthenticate")?;
+    let elements = super::super::wire::Elements::new(embedded.document()?).ok()?;
+    let bytes = elements.find(b"payload")?.binary()?.to_vec();
+    String::from_utf8(bytes).ok()
+}
+
+async fn start_login(
+    upstream: &mut Upstream,
+    login: &Login<'_>,
+    first: &str,
+) -> Result<String, DialFault> {
+    let mut start = sasl_start(first);
+    start.append(bson::cstr!("$db"), login.source);
+    let answer = ask(upstream, &start).await?;
+    payload_of(&answer)
+}
+
+async fn finish_login(
+    upstream: &mut Upstream,
+    login: &Login<'_>,
+    (client, server_first): (Client, String),
+    known: Option<&Salted>,
+) -> Result<Salted, DialFault> {
+    let (password, known) = (login.password.clone(), known.cloned());
+    // A key derivation takes milliseconds, which is too long for the threads that serve clients.
+    let derived =
+        spawn_blocking(move || client.answer(&server_first, &password, known.as_ref())).await;
+    let finish = match derived {
+        Ok(Ok(finish)) => finish,
+        Ok(Err(error)) => return Err(scram_fault(&error)),
+        Err(error) => {
+            return Err(DialFault::new(
+                DialStep::Login,
+                error.to_string(),
+                "try again",
+            ));
+        }
+    };
+    let proof = rawdoc! {
+        "saslContinue": 1,
+        "conversationId": 1,
+        "payload": payload(&finish.message),
+        "$db": login.source,
+    };
+    let answer = ask(upstream, &proof).await?;
+    finish
+        .check(&payload_of(&answer)?)
+        .map_err(|error| scram_fault(&error))?;
+    let is_done = |answer: &Answer| answer.field("done").is_some_and(|done| done.truth());
+    if !is_done(&answer) {
+        // Servers before 4.4 know no skipEmptyExchange.
+        let empty = rawdoc! {
+            "saslContinue": 1,
+            "conversationId": 1,
+            "payload": payload(""),
+            "$db": login.source,
+        };
+        let answer = ask(upstream, &empty).await?;
+        if !is_done(&answer) {
+            return Err(scram_fault(&ScramError::Refused));
+        }
+    }
+    Ok(finish.salted)
+}
+
+async fn ask(upstream: &mut Upstream, command: &RawDocumentBuf) -> Result<Answer, DialFault> {
+    converse(&mut upstream.stream, &mut upstream.intake, command)
+        .await
+        .map_err(|error| {
+            DialFault::new(
+                DialStep::Login,
+                error.to_string(),
+                "check user, password and authSource (the database where the user is defined), \
+                 and that the user has SCRAM-SHA-256",
+            )
+        })
+}
+
+fn payload_of(answer: &Answer) -> Result<String, DialFault> {
+    let bytes = answer
+        .field("payload")
+        .and_then(|field| field.binary().map(<[u8]>::to_vec));
+    bytes
+        .and_then(|bytes| String::from_utf8(bytes).ok())
+        .ok_or_else(|| scram_fault(&ScramError::Malformed("payload")))
+}
+
+fn scram_fault(error: &ScramError) -> DialFault {
+    DialFault::new(
+        DialStep::Login,
+        error.to_string(),
+        "the server and we do not understand each other; check that it is the server you mean",
+    )
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "shaped for map_err")]
+fn hello_fault(error: ConverseError) -> DialFault {
+    DialFault::new(
+        DialStep::Login,
+        error.to_string(),
+        "check that a MongoDB server (3.6 or later) listens there, and whether it wants TLS (tls=true)",
+    )
+}

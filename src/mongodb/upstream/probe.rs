@@ -1,0 +1,35 @@
+//! The connection test: every step of reaching a database, and its version.
+
+use bson::rawdoc;
+use tokio::time::timeout;
+
+use super::{CONNECT_WAIT_MAX, converse::converse, handshake::open};
+use crate::{
+    net::{DialFault, DialStep, tls::ClientTls},
+    tenant::Target,
+};
+
+/// Connects, logs in and asks the server for its version.
+///
+/// # Errors
+/// The step that failed, why, and what to do.
+pub async fn probe(target: &Target, tls: &ClientTls) -> Result<String, DialFault> {
+    let mut upstream = open(target, tls, None).await?.upstream;
+    let fault = |cause: String| {
+        DialFault::new(
+            DialStep::Ping,
+            cause,
+            "the login went well, but the server does not answer commands; look at its log",
+        )
+    };
+    let command = rawdoc! { "buildInfo": 1, "$db": "admin" };
+    let asked = converse(&mut upstream.stream, &mut upstream.intake, &command);
+    let answer = timeout(CONNECT_WAIT_MAX, asked)
+        .await
+        .map_err(|_| fault("no answer to buildInfo".into()))?
+        .map_err(|error| fault(error.to_string()))?;
+    answer
+        .field("version")
+        .and_then(|field| field.text().map(str::to_owned))
+        .ok_or_else(|| fault("the answer to buildInfo has no version".into()))
+}

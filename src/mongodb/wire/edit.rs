@@ -1,0 +1,98 @@
+//! Small edits of a message in place: fields out, flags off; lengths and checksum are kept right.
+
+use std::ops::Range;
+
+use super::header::{CHECKSUM_PRESENT, HEADER_BYTES, i32_at, patch_i32};
+
+/// Takes fields out of a message's body and tells how many bytes the message became shorter.
+///
+/// The bytes before a field move towards the end, which leaves `bytes` with that much rubbish in
+/// front: the message then begins there. What follows the body is not moved, so it need not be at
+/// hand. `fields` are places in the body, ascending.
+pub(crate) fn remove_fields(
+    bytes: &mut [u8],
+    body_at: &Range<usize>,
+    fields: &[Range<usize>],
+) -> usize {
+    let mut removed = 0;
+    // From the last to the first, so that the places of those not yet removed shift as one.
+    for field in fields.iter().rev() {
+        let (from, to) = (body_at.start + field.start, body_at.start + field.end);
+        let gone = field.len();
+        bytes.copy_within(removed..from + removed, removed + gone);
+        debug_assert!(to + removed <= bytes.len());
+        removed += gone;
+    }
+    if removed > 0 {
+        shorten(bytes, removed, 0);
+        shorten(bytes, removed, body_at.start);
+        if let Some(message) = bytes.get_mut(removed..) {
+            renew_checksum(message);
+        }
+    }
+    removed
+}
+
+/// Clears flag bits of a message.
+pub(crate) fn clear_flag(message: &mut [u8], flag: u32) {
+    let flags = i32_at(message, HEADER_BYTES).unwrap_or_default();
+    patch_i32(message, HEADER_BYTES, flags & !flag.cast_signed());
+    renew_checksum(message);
+}
+
+/// Lowers a number field to `max`; `field` is where its element is in the message.
+pub(crate) fn lower_integer(message: &mut [u8], field: &Range<usize>, max: i64) {
+    let Some(element) = message.get_mut(field.clone()) else {
+        return;
+    };
+    // The value is what the element ends with.
+    match element.first() {
+        Some(0x10) => {
+            if let Some(value) = element.last_chunk_mut::<4>()
+                && i64::from(i32::from_le_bytes(*value)) > max
+            {
+                *value = i32::try_from(max).unwrap_or(i32::MAX).to_le_bytes();
+            }
+        }
+        Some(0x12) => {
+            if let Some(value) = element.last_chunk_mut::<8>()
+                && i64::from_le_bytes(*value) > max
+            {
+                *value = max.to_le_bytes();
+            }
+        }
+        Some(0x01) => {
+            let max = f64::from(i32::try_from(max).unwrap_or(i32::MAX));
+            if let Some(value) = element.last_chunk_mut::<8>()
+                && f64::from_le_bytes(*value) > max
+            {
+                *value = max.to_le_bytes();
+            }
+        }
+        _ => return,
+    }
+    renew_checksum(message);
+}
+
+/// Lowers the length at a place of the message that begins at `start`.
+fn shorten(bytes: &mut [u8], start: usize, at: usize) {
+    let length = i32_at(bytes, start + at).unwrap_or_default();
+    let less = i32::try_from(start).unwrap_or_default();
+    patch_i32(bytes, start + at, length - less);
+}
+
+/// Computes the checksum again where there is one; such messages are always at hand whole.
+pub(crate) fn renew_checksum(message: &mut [u8]) {
+    let flags = i32_at(message, HEADER_BYTES).unwrap_or_default();
+    let length = i32_at(message, 0).and_then(|length| usize::try_from(length).ok());
+    let (Some(length), true) = (length, flags.cast_unsigned() & CHECKSUM_PRESENT != 0) else {
+        return;
+    };
+    let Some(end) = length.checked_sub(4) else {
+        return;
+    };
+    if let Some(covered) = message.get(..end) {
+        let checksum = crc32c::crc32c(covered).cast_signed();
+        patch_i32(message, end, checksum);
+    }
+}

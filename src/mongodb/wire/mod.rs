@@ -1,0 +1,25 @@
+//! MongoDB's wire protocol, pure: headers, `OP_MSG`, the legacy `OP_QUERY` and `OP_REPLY`, and a
+//! scanner of BSON's top level.
+//!
+//! Everything works on borrowed bytes, is bounded and cannot panic. What a command means is not
+//! here (`policy`), nor is what a client is told when its bytes are wrong (`refusal`).
+
+mod edit;
+mod encode;
+mod fault;
+mod header;
+mod message;
+mod query;
+mod scan;
+#[cfg(test)]
+mod tests;
+
+pub(crate) use edit::{clear_flag, lower_integer, remove_fields, renew_checksum};
+pub(crate) use encode::{encode_message, encode_reply};
+pub(crate) use fault::WireFault;
+pub(crate) use header::{
+    EXHAUST_ALLOWED, HEADER_BYTES, Header, MESSAGE_BYTES_MAX, MORE_TO_COME, Opcode,
+};
+pub(crate) use message::{Body, Message, judged_bytes};
+pub(crate) use query::Query;
+pub(crate) use scan::{Element, Elements};
