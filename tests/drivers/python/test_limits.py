@@ -79,10 +79,8 @@ async def test_postgres_stays_within_its_pool(urls):
 
 
 async def test_redis_stays_within_its_pool(urls, name):
-    port = urlsplit(urls.direct_redis).port
-    with redis.Redis.from_url(urls.direct_redis) as direct:
-        direct.ping()
-        with Watch(lambda: len(direct.client_list()) - own_connections(port)) as watch:
+    with redis.Redis.from_url(urls.direct_redis, single_connection_client=True) as direct:
+        with Watch(lambda: len(direct.client_list()) - 1) as watch:
 
             async def login(n):
                 client = redis.asyncio.Redis.from_url(urls.redis, single_connection_client=True, socket_timeout=60)
@@ -93,7 +91,9 @@ async def test_redis_stays_within_its_pool(urls, name):
                 for step in range(STEPS):
                     # Ordinary commands, a transaction with WATCH, and a blocking pop, which hold connections differently.
                     assert await client.set(f"{name}:{n}", step)
-                    await client.transaction(lambda pipe: pipe.incr(f"{name}:{n}"), f"{name}:{n}")
+                    for command in (["WATCH", f"{name}:{n}"], ["MULTI"], ["INCR", f"{name}:{n}"]):
+                        await client.execute_command(*command)
+                    assert await client.execute_command("EXEC") == [step + 1]
                     await client.rpush(f"{name}:l{n}", step)
                     assert await client.blpop(f"{name}:l{n}", timeout=30)
                 await client.delete(f"{name}:{n}")
@@ -125,12 +125,14 @@ class Ready(monitoring.ConnectionPoolListener):
 async def test_mongodb_stays_within_its_pool(urls, name):
     port = urlsplit(urls.direct_mongodb).port
     ready = Ready()
-    with pymongo.MongoClient(urls.direct_mongodb) as direct:
+    # Polling, the driver keeps one connection for monitoring; streaming, it would open another at some time.
+    with pymongo.MongoClient(urls.direct_mongodb, maxPoolSize=1, serverMonitoringMode="poll") as direct:
+        direct.admin.command("ping")
+        own = own_connections(port)
 
         def others():
-            return direct.admin.command("serverStatus")["connections"]["current"] - own_connections(port)
+            return direct.admin.command("serverStatus")["connections"]["current"] - own
 
-        others()
         # One driver with so many connections; each connection is a client of the gateway.
         many = pymongo.AsyncMongoClient(
             urls.mongodb, minPoolSize=CLIENTS, maxPoolSize=CLIENTS, maxConnecting=LOGINS_AT_ONCE, event_listeners=[ready]
