@@ -15,6 +15,8 @@ from psycopg.rows import dict_row
 from psycopg.types.json import Jsonb
 from psycopg.types.range import Range
 
+from conftest import eventually
+
 CLIENTS = 50
 
 
@@ -317,14 +319,15 @@ def test_cancel_ends_the_running_query(connect):
 
     def cancel():
         running = "SELECT count(*) FROM pg_stat_activity WHERE query LIKE %s AND wait_event = 'PgSleep'"
-        while watcher.execute(running, [f"%{marker}%"]).fetchone() == (0,):
-            pass
-        conn.cancel()
+        try:
+            eventually(lambda: watcher.execute(running, [f"%{marker}%"]).fetchone() != (0,))
+        finally:
+            conn.cancel()
 
     thread = threading.Thread(target=cancel)
     thread.start()
     with pytest.raises(errors.QueryCanceled) as caught:
-        conn.execute(f"SELECT pg_sleep(60) /* {marker} */")
+        conn.execute(f"SELECT pg_sleep(30) /* {marker} */")
     thread.join()
     assert caught.value.sqlstate == "57014"
     conn.rollback()

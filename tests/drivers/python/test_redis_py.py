@@ -10,6 +10,8 @@ import pytest
 import redis
 import redis.asyncio
 
+from conftest import eventually
+
 CLIENTS = 100
 
 
@@ -131,8 +133,7 @@ def test_blocking_stream_read_wakes_up(connect, key):
     with ThreadPoolExecutor(1) as thread:
         before = blocked_clients(writer)
         waiting = thread.submit(reader.xread, {key: "$"}, block=20000)
-        while blocked_clients(writer) <= before:
-            pass
+        eventually(lambda: blocked_clients(writer) > before)
         writer.xadd(key, {"woken": "yes"})
         assert b"yes" in str(waiting.result()).encode()
 
@@ -207,8 +208,7 @@ def test_blocking_pop_is_served_by_another_client(connect, key):
     with ThreadPoolExecutor(1) as thread:
         before = blocked_clients(pusher)
         waiting = thread.submit(popper.blpop, [f"{key}:a", f"{key}:b"], timeout=20)
-        while blocked_clients(pusher) <= before:
-            pass
+        eventually(lambda: blocked_clients(pusher) > before)
         pusher.rpush(f"{key}:b", "served")
         assert [bytes(part) for part in waiting.result()] == [f"{key}:b".encode(), b"served"]
     assert pusher.exists(f"{key}:b") == 0
@@ -227,8 +227,7 @@ def test_blocked_clients_do_not_block_others(connect, key):
     with ThreadPoolExecutor(5) as threads:
         before = blocked_clients(other)
         waiting = [threads.submit(popper.blpop, key, timeout=20) for popper in poppers]
-        while blocked_clients(other) < before + 5:
-            pass
+        eventually(lambda: blocked_clients(other) >= before + 5)
         for n in range(100):
             assert other.set(f"{key}:{n}", n)
         other.rpush(key, *range(5))
@@ -291,9 +290,8 @@ def test_client_name_and_id_are_each_clients_own(connect):
     for n, client in enumerate(clients):
         assert client.client_setname(f"client-{n}") is True
     for _ in range(3):
-        assert [client.client_getname() for client in clients] == [f"client-{n}" for n in range(5)] or [
-            client.client_getname() for client in clients
-        ] == [f"client-{n}".encode() for n in range(5)]
+        names = [client.client_getname() for client in clients]
+        assert [n.decode() if isinstance(n, bytes) else n for n in names] == [f"client-{n}" for n in range(5)]
     ids = [client.client_id() for client in clients]
     assert len(set(ids)) == 5 and ids == [client.client_id() for client in clients]
 
