@@ -62,6 +62,13 @@ impl<D: Dial> Fleet<D> {
         self.pools.get(&tenant).map(|pool| Arc::clone(&pool))
     }
 
+    /// Takes up a changed registration, if the tenant has a pool at the moment.
+    pub fn renew(&self, tenant: &Arc<Tenant>) {
+        if let Some(pool) = self.find(tenant.id) {
+            pool.retire(tenant);
+        }
+    }
+
     /// Ends the pool of a tenant that was removed.
     pub fn remove(&self, tenant: TenantId) {
         if let Some((_, pool)) = self.pools.remove(&tenant) {

@@ -6,11 +6,12 @@ use sqlx::{Row, SqliteConnection, sqlite::SqliteRow};
 use uuid::Uuid;
 
 use super::{
-    Actor, Registry, RegistryError, audit, names::check_user, projects, rows, store::id_from,
+    Actor, Change, Registry, RegistryError, audit, names::check_user, projects, rows,
+    store::id_from,
 };
 use crate::{
     crypto::{CryptoError, Secret, random_label, random_text},
-    tenant::{Role, ScramVerifier},
+    tenant::{CredentialId, Role, ScramVerifier},
 };
 
 /// What a credential is good for.
@@ -137,7 +138,7 @@ impl Registry {
         rows.iter().map(row_from).collect()
     }
 
-    /// Revokes a credential; clients that are logged in stay.
+    /// Revokes a credential; clients that are logged in with it are ended.
     ///
     /// # Errors
     /// [`RegistryError::NotFound`] when there is none.
@@ -165,7 +166,7 @@ impl Registry {
         };
         audit::record(&mut transaction, actor, entry).await?;
         transaction.commit().await?;
-        self.forget(owner);
+        self.changed(owner, Change::Revoked(CredentialId(id)));
         Ok(())
     }
 

@@ -5,7 +5,7 @@ use sqlx::SqliteConnection;
 use uuid::Uuid;
 
 use super::{
-    Actor, DatabaseRow, Registry, RegistryError, audit,
+    Actor, Change, DatabaseRow, Registry, RegistryError, audit,
     names::{check_label, check_name, label_from, slug_candidates},
     projects::{self, NewProject},
     rows::by_id,
@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     crypto::Secret,
-    tenant::{DatabaseType, Target, TlsMode},
+    tenant::{DatabaseType, Target, TenantId, TlsMode},
 };
 
 /// Slugs that are tried before a registration gives up.
@@ -159,7 +159,7 @@ impl Registry {
         audit::record(&mut transaction, actor, entry).await?;
         let row = self.row_from(&by_id(&mut transaction, id).await?)?;
         transaction.commit().await?;
-        self.forget(old.project_id);
+        self.changed(old.project_id, Change::Changed(TenantId(id)));
         Ok(row)
     }
 
@@ -182,7 +182,7 @@ impl Registry {
         };
         audit::record(&mut transaction, actor, entry).await?;
         transaction.commit().await?;
-        self.forget(old.project_id);
+        self.changed(old.project_id, Change::Removed(TenantId(id)));
         Ok(())
     }
 

@@ -6,6 +6,7 @@
 
 mod audit;
 mod cache;
+mod changes;
 mod credentials;
 mod databases;
 mod error;
@@ -37,6 +38,7 @@ use zeroize::Zeroizing;
 pub use self::{
     audit::{Actor, AuditRow},
     cache::CacheFigures,
+    changes::Change,
     credentials::{CredentialRow, Issued, NewCredential, Scope},
     databases::{DatabaseChange, NewDatabase},
     error::RegistryError,
@@ -70,6 +72,7 @@ pub struct Registry {
     store: Store,
     vault: Vault,
     cache: Cache,
+    changes: changes::Changes,
     limits: LimitDefaults,
     salt_key: Zeroizing<[u8; 32]>,
     readable: AtomicBool,
@@ -94,6 +97,7 @@ impl Registry {
                 unknown_for: settings.unknown_for,
                 entries_max: settings.cache_entries_max,
             }),
+            changes: changes::Changes::new(),
             limits,
             salt_key: vault.keyring().derive("own user's salt"),
             vault,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::record::{CredentialRecord, Record};
 use crate::{
     protocol::Protocol,
-    tenant::{Account, Tenant},
+    tenant::{Account, Tenant, TenantId},
 };
 
 /// Who wants to use which database.
@@ -144,6 +144,12 @@ pub(super) enum Choice<'a> {
 }
 
 impl Holding {
+    /// The database of that id.
+    pub(super) fn tenant(&self, id: TenantId) -> Option<Arc<Tenant>> {
+        let record = self.records.iter().find(|record| record.tenant.id == id)?;
+        Some(Arc::clone(&record.tenant))
+    }
+
     fn of(&self, protocol: Protocol) -> impl Iterator<Item = &Arc<Record>> {
         self.records
             .iter()
