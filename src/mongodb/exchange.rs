@@ -59,7 +59,7 @@ enum Sent {
 impl Session {
     /// Passes one request on, and its reply back.
     pub(super) async fn exchange(&mut self, mut plan: Plan) -> Flow {
-        plan.edit(self.intake.pending_mut());
+        plan.edit(self.intake.pending_mut(), self.service.settings.await_max);
         let mut is_second = false;
         let mut lease = loop {
             let mut lease = match self.lease().await? {

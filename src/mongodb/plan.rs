@@ -1,6 +1,6 @@
 //! How one request is passed on: what is changed in it, and what its ending means.
 
-use std::ops::Range;
+use std::{ops::Range, time::Duration};
 
 use super::{
     answers,
@@ -12,10 +12,6 @@ use super::{
         remove_fields,
     },
 };
-
-/// The longest time that a change stream or tailable cursor waits inside one request, for it holds an
-/// upstream meanwhile. An empty batch is a normal answer.
-const AWAIT_MILLIS_MAX: i64 = 1000;
 
 /// What becomes of an operation whose client vanished; measured on a real server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -102,9 +98,10 @@ impl Plan {
     }
 
     /// Edits the request in place where every upstream needs it.
-    pub(super) fn edit(&mut self, message: &mut [u8]) {
+    pub(super) fn edit(&mut self, message: &mut [u8], await_max: Duration) {
         if let Some(field) = &self.await_at {
-            lower_integer(message, field, AWAIT_MILLIS_MAX);
+            let millis = i64::try_from(await_max.as_millis()).unwrap_or(i64::MAX);
+            lower_integer(message, field, millis);
         }
         if std::mem::take(&mut self.allows_exhaust) {
             // Replies then come one by one, which is always legal.

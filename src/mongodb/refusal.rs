@@ -200,8 +200,8 @@ impl ErrorReply {
         self.code
     }
 
-    /// The reply's document.
-    pub(crate) fn document(&self, topology: &Topology) -> RawDocumentBuf {
+    /// The reply's document; `topology` goes into errors that drivers order by it.
+    pub(crate) fn document<'a>(&self, topology: impl Into<Option<&'a Topology>>) -> RawDocumentBuf {
         let mut out = rawdoc! {
             "ok": 0.0,
             "errmsg": self.message.as_str(),
@@ -212,7 +212,9 @@ impl ErrorReply {
             let labels: RawArrayBuf = self.labels.iter().copied().collect();
             out.append(cstr!("errorLabels"), labels);
         }
-        if is_state_change(i64::from(self.code)) {
+        if let Some(topology) = topology.into()
+            && is_state_change(i64::from(self.code))
+        {
             out.append(cstr!("topologyVersion"), topology.version());
         }
         out

@@ -10,9 +10,20 @@ use std::{
 };
 
 use serde::{Deserialize, Serialize};
+use tokio::time::timeout;
 
-use super::{commands::Commands, session::Session, topology::Topology, upstream::Dialer};
+use super::{
+    commands::Commands,
+    intake::Intake,
+    outlet,
+    refusal::{ErrorReply, Standing},
+    session::{LOGIN_BYTES_MAX, Session},
+    topology::Topology,
+    upstream::Dialer,
+    wire::{Header, Opcode, encode_message, encode_reply},
+};
 use crate::{
+    fault::Refusal,
     net::{
         Stream,
         tls::{ClientTls, ServerTls},
@@ -26,6 +37,8 @@ use crate::{
 
 /// How long a client may take to say whether it speaks TLS.
 const FIRST_BYTES_WAIT_MAX: Duration = Duration::from_mins(1);
+/// How long a client that is refused may take to say its first word.
+const REFUSAL_WAIT_MAX: Duration = Duration::from_secs(5);
 /// The first bytes of a TLS handshake: record type and major version.
 const TLS_HANDSHAKE: [u8; 2] = [0x16, 0x03];
 
@@ -33,14 +46,21 @@ const TLS_HANDSHAKE: [u8; 2] = [0x16, 0x03];
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Settings {
-    /// The wire version that is told to drivers; it stands for a release (17 is 6.0, 21 is 7.0). Not
-    /// above the oldest upstream's.
+    /// The wire version that drivers are told: it stands for a release (13 is 5.0, 17 is 6.0, 21 is
+    /// 7.0), and must not be above the oldest upstream's.
     pub wire_version: i32,
+    /// The longest time that a change stream or a tailable cursor waits inside one request, for it
+    /// holds an upstream meanwhile; the driver just asks again.
+    #[serde(with = "humantime_serde")]
+    pub await_max: Duration,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { wire_version: 17 }
+        Self {
+            wire_version: 17,
+            await_max: Duration::from_secs(1),
+        }
     }
 }
 
@@ -49,7 +69,7 @@ pub struct Parts {
     /// MongoDB's part of the settings.
     pub settings: Settings,
     /// How pools behave.
-    pub pools: pool::Settings,
+    pub pool: pool::Settings,
     /// The bound on all upstreams together.
     pub budget: Arc<Budget>,
     /// Who lets clients in.
@@ -80,7 +100,7 @@ impl Service {
         let fleet = Fleet::new(
             Protocol::Mongodb,
             Dialer::new(parts.client_tls),
-            parts.pools,
+            parts.pool,
             parts.budget,
             parts.shutdown.clone(),
         );
@@ -116,6 +136,14 @@ impl Service {
         self.meters().ended(end);
     }
 
+    /// Tells a client that it is one too many: its first message is answered, and no other.
+    pub async fn refuse(stream: Stream, refusal: &Refusal) {
+        let turned = timeout(REFUSAL_WAIT_MAX, turn_away(stream, refusal)).await;
+        if let Ok(Err(error)) = turned {
+            tracing::debug!(%error, "client left before it was refused");
+        }
+    }
+
     pub(super) fn meters(&self) -> &SessionMeters {
         self.admission.meters(Protocol::Mongodb)
     }
@@ -133,7 +161,7 @@ impl Service {
         };
         let mut first = [0; 3];
         let peeked = tokio::select! {
-            peeked = tokio::time::timeout(FIRST_BYTES_WAIT_MAX, stream.peek(&mut first)) => peeked,
+            peeked = timeout(FIRST_BYTES_WAIT_MAX, stream.peek(&mut first)) => peeked,
             () = self.shutdown.draining() => return Err(io::ErrorKind::ConnectionAborted.into()),
         };
         let known = peeked.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
@@ -149,4 +177,28 @@ impl Service {
             Ok(stream)
         }
     }
+}
+
+/// Waits for the first message and refuses it.
+async fn turn_away(mut stream: Stream, refusal: &Refusal) -> io::Result<()> {
+    let mut intake = Intake::default();
+    let header = loop {
+        match Header::parse(intake.pending(), LOGIN_BYTES_MAX) {
+            Ok(Some(header)) if header.length <= intake.pending().len() => break header,
+            Ok(_) => {}
+            // Bytes of another protocol, TLS for one, are not answered.
+            Err(_) => return Ok(()),
+        }
+        if intake.fill(&mut stream, 0).await? == 0 {
+            return Ok(());
+        }
+    };
+    let body = ErrorReply::of(refusal, Standing::Plain).document(None);
+    let mut reply = Vec::new();
+    match header.opcode {
+        Opcode::Query => encode_reply(&mut reply, 1, header.request_id, body.as_bytes()),
+        Opcode::Message => encode_message(&mut reply, 1, header.request_id, 0, body.as_bytes()),
+        Opcode::Reply => return Ok(()),
+    }
+    outlet::write_all(&mut stream, &reply).await
 }

@@ -35,7 +35,7 @@ use crate::{
 };
 
 /// Largest message before login: a login needs a few hundred bytes.
-const LOGIN_BYTES_MAX: usize = 64 * 1024;
+pub(super) const LOGIN_BYTES_MAX: usize = 64 * 1024;
 /// Bytes of buffer that a waiting client keeps.
 const KEPT_BYTES: usize = 1024;
 /// How long the rest of a message may take once it began, without any progress.

@@ -1,11 +1,13 @@
 //! From a target to a logged-in connection, each step's failure named.
 
+use std::time::Duration;
+
 use bson::{Binary, RawDocumentBuf, rawdoc, spec::BinarySubtype};
 use tokio::{task::spawn_blocking, time::timeout};
 
 use super::super::intake::Intake;
 use super::{
-    CONNECT_WAIT_MAX, ServerKind, Upstream,
+    ServerKind, Upstream,
     converse::{Answer, ConverseError, converse},
 };
 use crate::{
@@ -32,6 +34,7 @@ pub(super) async fn open(
     target: &Target,
     tls: &ClientTls,
     known: Option<&Salted>,
+    wait_max: Duration,
 ) -> Result<Opened, DialFault> {
     if target.scheme == "mongodb+srv" {
         return Err(DialFault::new(
@@ -42,7 +45,7 @@ pub(super) async fn open(
     }
     let mut last = None;
     for endpoint in &target.endpoints {
-        match open_at(target, endpoint, tls, known).await {
+        match open_at(target, endpoint, tls, (known, wait_max)).await {
             Ok(opened) => return Ok(opened),
             Err(fault) => last = Some(fault),
         }
@@ -56,18 +59,18 @@ async fn open_at(
     target: &Target,
     endpoint: &Endpoint,
     tls: &ClientTls,
-    known: Option<&Salted>,
+    (known, wait_max): (Option<&Salted>, Duration),
 ) -> Result<Opened, DialFault> {
     let login = Login::of(target)?;
-    let stream = connect(target, endpoint, tls).await?;
+    let stream = connect(target, endpoint, tls, wait_max).await?;
     let greeting = greet(stream, target, login, known);
-    match timeout(CONNECT_WAIT_MAX, greeting).await {
+    match timeout(wait_max, greeting).await {
         Ok(outcome) => outcome,
         Err(_) => Err(DialFault::new(
             DialStep::Login,
             format!(
-                "no answer to the greeting within {} s",
-                CONNECT_WAIT_MAX.as_secs()
+                "no answer to the greeting within {} ms",
+                wait_max.as_millis()
             ),
             "check that a MongoDB server listens there, and whether it wants TLS (tls=true)",
         )),
@@ -78,12 +81,13 @@ async fn connect(
     target: &Target,
     endpoint: &Endpoint,
     tls: &ClientTls,
+    wait_max: Duration,
 ) -> Result<Stream, DialFault> {
     let address = Address {
         host: &endpoint.host,
         port: endpoint.port,
     };
-    let stream = crate::net::dial(address, CONNECT_WAIT_MAX).await?;
+    let stream = crate::net::dial(address, wait_max).await?;
     let verify = match target.tls {
         TlsMode::Disable => return Ok(stream),
         TlsMode::Prefer | TlsMode::Require => Verify::Nothing,

@@ -104,7 +104,7 @@ impl pool::Dial for Dialer {
 
     async fn dial(&self, tenant: &Arc<Tenant>) -> Result<Upstream, DialFault> {
         let known = self.known(tenant);
-        let opened = open(&tenant.target, &self.tls, known.as_ref()).await?;
+        let opened = open(&tenant.target, &self.tls, known.as_ref(), CONNECT_WAIT_MAX).await?;
         if let (None, Some(salted)) = (known, opened.salted) {
             self.remember(tenant, salted);
         }

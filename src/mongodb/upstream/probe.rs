@@ -1,20 +1,26 @@
 //! The connection test: every step of reaching a database, and its version.
 
+use std::time::Duration;
+
 use bson::rawdoc;
 use tokio::time::timeout;
 
-use super::{CONNECT_WAIT_MAX, converse::converse, handshake::open};
+use super::{converse::converse, handshake::open};
 use crate::{
     net::{DialFault, DialStep, tls::ClientTls},
     tenant::Target,
 };
 
-/// Connects, logs in and asks the server for its version.
+/// Connects, logs in and asks the server for its version. Each step may take `wait_max`.
 ///
 /// # Errors
 /// The step that failed, why, and what to do.
-pub async fn probe(target: &Target, tls: &ClientTls) -> Result<String, DialFault> {
-    let mut upstream = open(target, tls, None).await?.upstream;
+pub async fn probe(
+    target: &Target,
+    tls: &ClientTls,
+    wait_max: Duration,
+) -> Result<String, DialFault> {
+    let mut upstream = open(target, tls, None, wait_max).await?.upstream;
     let fault = |cause: String| {
         DialFault::new(
             DialStep::Ping,
@@ -24,7 +30,7 @@ pub async fn probe(target: &Target, tls: &ClientTls) -> Result<String, DialFault
     };
     let command = rawdoc! { "buildInfo": 1, "$db": "admin" };
     let asked = converse(&mut upstream.stream, &mut upstream.intake, &command);
-    let answer = timeout(CONNECT_WAIT_MAX, asked)
+    let answer = timeout(wait_max, asked)
         .await
         .map_err(|_| fault("no answer to buildInfo".into()))?
         .map_err(|error| fault(error.to_string()))?;
