@@ -47,6 +47,7 @@ pub use self::{
     record::LimitDefaults,
     rows::{DatabaseRow, Listing},
     settings::Settings,
+    store::make_data_dir,
     tokens::{TokenRole, TokenRow},
     traits::{Edit, Traits},
     vault::{Passphrases, Vault},
@@ -54,12 +55,12 @@ pub use self::{
 use self::{
     cache::{Cache, CacheLimits, Key},
     query::{Choice, Entry, Holding},
-    record::Record,
+    record::{CredentialRecord, Record},
     store::{DatabaseRecord, Lookup, Store},
 };
 use crate::{
     protocol::Protocol,
-    tenant::{Account, Generation, Tenant, TenantId, TenantLimits},
+    tenant::{Generation, Tenant, TenantId, TenantLimits},
 };
 
 /// How long a read for a login may take before the cache has to do.
@@ -128,10 +129,14 @@ impl Registry {
         };
         Ok(match entry.choose(query.protocol, query.database) {
             Choice::Nobody => Found::nobody(),
-            Choice::One(holding, record) => Found {
-                place: Place::One(Arc::clone(&record.tenant)),
-                account: self.account(holding, record, user).await,
-            },
+            Choice::BySlug(holding, record) => {
+                self.one(record, holding.credential(user, record, false), user)
+                    .await
+            }
+            Choice::ByRef(holding, record) => {
+                self.one(record, holding.credential(user, record, true), user)
+                    .await
+            }
             Choice::Several(holding, records) => self.several(holding, &records, user).await,
         })
     }
@@ -149,10 +154,20 @@ impl Registry {
         self.cache.figures()
     }
 
-    async fn account(&self, holding: &Holding, record: &Record, user: &str) -> Option<Account> {
-        match holding.credential(user, record) {
+    /// An issued credential goes before the upstream's own user of the same name.
+    async fn one(
+        &self,
+        record: &Record,
+        credential: Option<&CredentialRecord>,
+        user: &str,
+    ) -> Found {
+        let account = match credential {
             Some(credential) => Some(credential.account.clone()),
             None => record.own_account(user, &self.salt_key).await,
+        };
+        Found {
+            place: Place::One(Arc::clone(&record.tenant)),
+            account,
         }
     }
 

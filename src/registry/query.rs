@@ -113,7 +113,7 @@ impl Entry {
         if let Some(holding) = &self.by_slug
             && let Some(record) = holding.of(protocol).next()
         {
-            return Choice::One(holding, record);
+            return Choice::BySlug(holding, record);
         }
         let Some(holding) = &self.by_ref else {
             return Choice::Nobody;
@@ -124,12 +124,12 @@ impl Entry {
                 .find(|record| record.tenant.name == wanted)
         };
         if let Some(record) = database.and_then(named) {
-            return Choice::One(holding, record);
+            return Choice::ByRef(holding, record);
         }
         let candidates: Vec<_> = holding.of(protocol).collect();
         match candidates.as_slice() {
             [] => Choice::Nobody,
-            [only] => Choice::One(holding, only),
+            [only] => Choice::ByRef(holding, only),
             _ => Choice::Several(holding, candidates),
         }
     }
@@ -139,7 +139,8 @@ impl Entry {
 #[derive(Debug)]
 pub(super) enum Choice<'a> {
     Nobody,
-    One(&'a Holding, &'a Arc<Record>),
+    BySlug(&'a Holding, &'a Arc<Record>),
+    ByRef(&'a Holding, &'a Arc<Record>),
     Several(&'a Holding, Vec<&'a Arc<Record>>),
 }
 
@@ -156,15 +157,25 @@ impl Holding {
             .filter(move |record| record.tenant.protocol == protocol)
     }
 
-    /// The issued credential of that user that fits the record; one of the database goes before one
-    /// of the project.
-    pub(super) fn credential(&self, user: &str, record: &Record) -> Option<&CredentialRecord> {
-        let of_user = |credential: &&CredentialRecord| credential.account.user == user;
-        self.credentials
+    /// The issued credential of that user that fits the record. Of two of one name, a login by slug
+    /// means the database's own, and a login by the project's ref the project's.
+    pub(super) fn credential(
+        &self,
+        user: &str,
+        record: &Record,
+        by_ref: bool,
+    ) -> Option<&CredentialRecord> {
+        let of_database = self
+            .credentials
             .iter()
-            .filter(of_user)
-            .find(|credential| credential.database == Some(record.tenant.id))
-            .or_else(|| self.project_credential(user))
+            .filter(|credential| credential.account.user == user)
+            .find(|credential| credential.database == Some(record.tenant.id));
+        let of_project = self.project_credential(user);
+        if by_ref {
+            of_project.or(of_database)
+        } else {
+            of_database.or(of_project)
+        }
     }
 
     /// The issued credential of that user for the whole project.

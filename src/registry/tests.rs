@@ -147,11 +147,13 @@ async fn issued_users_go_before_the_upstreams_own() {
     assert!(found.verifier.matches(of_project.password.expose()) && found.password.is_none());
 
     let of_database = issue(&registry, Scope::Database(row.id), "owner", Role::Write).await;
-    let found = login(&registry, Protocol::Postgres, "owner", "acme")
-        .await
-        .account
-        .unwrap();
-    assert!(found.verifier.matches(of_database.password.expose()));
+    for (name, issued) in [("main", &of_database), ("acme", &of_project)] {
+        let found = login(&registry, Protocol::Postgres, "owner", name)
+            .await
+            .account
+            .unwrap();
+        assert!(found.verifier.matches(issued.password.expose()), "{name}");
+    }
 
     registry
         .revoke(of_database.row.id, &Actor::local())

@@ -9,6 +9,7 @@ mod sqlite;
 
 pub(super) use lookup::{DatabaseRecord, Lookup};
 pub(super) use migrate::migrate;
+pub use sqlite::make_data_dir;
 pub(super) use sqlite::{Store, connect};
 use uuid::Uuid;
 

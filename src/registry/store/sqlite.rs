@@ -48,7 +48,7 @@ pub(in crate::registry) async fn connect(path: &Path) -> Result<Store, RegistryE
         source,
     };
     if let Some(folder) = path.parent() {
-        make_folder(folder).map_err(fault)?;
+        make_data_dir(folder).map_err(fault)?;
     }
     make_file(path).map_err(fault)?;
     let options = SqliteConnectOptions::new()
@@ -66,7 +66,11 @@ pub(in crate::registry) async fn connect(path: &Path) -> Result<Store, RegistryE
     Ok(Store { pool })
 }
 
-fn make_folder(folder: &Path) -> io::Result<()> {
+/// Makes a folder that only its owner can enter, where it is missing.
+///
+/// # Errors
+/// When it cannot be made.
+pub fn make_data_dir(folder: &Path) -> io::Result<()> {
     if folder.as_os_str().is_empty() || folder.is_dir() {
         return Ok(());
     }
