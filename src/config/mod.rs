@@ -1,1 +1,79 @@
-//! To come.
+//! The configuration: each module's `Settings` gathered, read from a file and the environment.
+//!
+//! `config/polypool.toml` is the annotated reference; a test holds it equal to [`Config::default`].
+//! What a setting means is said where it is used; here it is only read, and faults are named by key
+//! and line.
+
+mod assemble;
+mod environment;
+mod fault;
+mod file;
+mod hidden;
+mod sections;
+#[cfg(test)]
+mod tests;
+
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+pub use self::{
+    assemble::{AssembleError, admin_token, open_registry},
+    fault::ConfigFault,
+    hidden::Hidden,
+    sections::{Limits, Listen, Log, LogFormat, Mode, Secrets, Shutdown, Tls, TypeLimits},
+};
+use crate::{admin, pool, registry};
+
+/// The file that is read when none is named, if it is there.
+pub const DEFAULT_FILE: &str = "polypool.toml";
+
+/// Everything that can be set.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// Where clients and operators connect.
+    pub listen: Listen,
+    /// TLS on both sides.
+    pub tls: Tls,
+    /// The registry and its cache.
+    pub registry: registry::Settings,
+    /// Keys and tokens.
+    pub secrets: Secrets,
+    /// The admin API.
+    pub admin: admin::Settings,
+    /// What is logged.
+    pub log: Log,
+    /// What all pools share.
+    pub pool: pool::Settings,
+    /// What bounds a database that sets no limits of its own.
+    pub limits: Limits,
+    /// How the gateway ends.
+    pub shutdown: Shutdown,
+}
+
+impl Config {
+    /// Reads the named file, or [`DEFAULT_FILE`] if it is there, and then the environment.
+    ///
+    /// # Errors
+    /// Names the key and the line, or the variable, of what is wrong.
+    pub fn load(file: Option<&Path>) -> Result<Self, ConfigFault> {
+        let found = file.map(Path::to_owned).or_else(|| {
+            let default = PathBuf::from(DEFAULT_FILE);
+            default.is_file().then_some(default)
+        });
+        Self::read(found.as_deref(), |name| std::env::var(name).ok())
+    }
+
+    fn read(
+        file: Option<&Path>,
+        variable: impl Fn(&str) -> Option<String>,
+    ) -> Result<Self, ConfigFault> {
+        let mut config = match file {
+            Some(path) => file::read(path)?,
+            None => Self::default(),
+        };
+        environment::apply(&mut config, variable)?;
+        Ok(config)
+    }
+}

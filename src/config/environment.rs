@@ -1,0 +1,112 @@
+//! The environment: what the platform calls things, and our own names. It goes before the file.
+
+use std::{fmt::Display, str::FromStr};
+
+use super::{Config, ConfigFault, Hidden, file::contradiction};
+
+/// What a variable does with its value.
+type Set = fn(&mut Config, &str) -> Result<(), String>;
+
+/// Every variable that is read. Where two names mean one thing, the later in this list wins.
+const VARIABLES: [(&str, Set); 17] = [
+    ("POLYPOOL_DATA_DIR", |config, text| {
+        to(&mut config.registry.data_dir, text)
+    }),
+    ("POLYPOOL_POSTGRES_LISTEN", |config, text| {
+        address(&mut config.listen.postgres, text)
+    }),
+    ("POLYPOOL_REDIS_LISTEN", |config, text| {
+        address(&mut config.listen.redis, text)
+    }),
+    ("POLYPOOL_MONGODB_LISTEN", |config, text| {
+        address(&mut config.listen.mongodb, text)
+    }),
+    ("POLYPOOL_ADMIN_LISTEN", |config, text| {
+        address(&mut config.listen.admin, text)
+    }),
+    ("POLYPOOL_LOG", |config, text| {
+        to(&mut config.log.filter, text)
+    }),
+    ("POLYPOOL_ENCRYPTION_KEYS", |config, text| {
+        hide(&mut config.secrets.encryption_keys, text);
+        Ok(())
+    }),
+    ("POLYPOOL_ADMIN_TOKEN", |config, text| {
+        hide(&mut config.secrets.admin_token, text);
+        Ok(())
+    }),
+    ("PG_META_CRYPTO_KEY", |config, text| {
+        hide(&mut config.secrets.pg_meta_crypto_key, text);
+        Ok(())
+    }),
+    ("REDIS_CRYPTO_KEY", |config, text| {
+        hide(&mut config.secrets.redis_crypto_key, text);
+        Ok(())
+    }),
+    ("MONGODB_CRYPTO_KEY", |config, text| {
+        hide(&mut config.secrets.mongodb_crypto_key, text);
+        Ok(())
+    }),
+    ("MAX_POSTGRES_CONNECTIONS", |config, text| {
+        to(&mut config.limits.postgres.upstream_max, text)
+    }),
+    ("MAX_REDIS_CONNECTIONS", |config, text| {
+        to(&mut config.limits.redis.upstream_max, text)
+    }),
+    ("REDIS_MAX_CONNECTIONS", |config, text| {
+        to(&mut config.limits.redis.upstream_max, text)
+    }),
+    ("MAX_MONGODB_CONNECTIONS", |config, text| {
+        to(&mut config.limits.mongodb.upstream_max, text)
+    }),
+    ("MONGODB_MAX_POOL_SIZE", |config, text| {
+        to(&mut config.limits.mongodb.upstream_max, text)
+    }),
+    ("DATABASE_URL", |_, _| {
+        Err("the PostgreSQL registry is not available yet; unset it to use the embedded one".into())
+    }),
+];
+
+/// Applies the variables that are set and not empty.
+pub(super) fn apply(
+    config: &mut Config,
+    variable: impl Fn(&str) -> Option<String>,
+) -> Result<(), ConfigFault> {
+    let mut last = "the environment";
+    for (name, set) in VARIABLES {
+        let Some(text) = variable(name).filter(|text| !text.is_empty()) else {
+            continue;
+        };
+        set(config, &text).map_err(|why| ConfigFault::Variable { name, why })?;
+        last = name;
+    }
+    // The file alone was sound, so that the last variable has made what cannot work.
+    match contradiction(config) {
+        None => Ok(()),
+        Some((key, why)) => Err(ConfigFault::Variable {
+            name: last,
+            why: format!("{key}: {why}"),
+        }),
+    }
+}
+
+fn to<T: FromStr>(setting: &mut T, text: &str) -> Result<(), String>
+where
+    T::Err: Display,
+{
+    *setting = text
+        .parse()
+        .map_err(|error: T::Err| format!("'{text}': {error}"))?;
+    Ok(())
+}
+
+fn address<T: FromStr>(setting: &mut T, text: &str) -> Result<(), String> {
+    *setting = text
+        .parse()
+        .map_err(|_| format!("'{text}' is not an address like 127.0.0.1:6432"))?;
+    Ok(())
+}
+
+fn hide(setting: &mut Hidden, text: &str) {
+    *setting = Hidden::from(text.to_owned());
+}
