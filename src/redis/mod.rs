@@ -1,1 +1,25 @@
-//! To come.
+//! Redis: many clients over few upstreams, each with the connection state that is its own.
+//!
+//! The rooms are those of every protocol: `wire`, `login`, `session`, `exchange`, `upstream`,
+//! `policy`, `refusal`. Redis' own: `trunk` (shared pipelined upstreams), `outbox` (what is on its
+//! way to a client), `commands` (the table of what each command needs), `station` (what the clients
+//! of one tenant share), `service` and `settings`. No pool accounting and no registry here.
+
+mod commands;
+mod exchange;
+mod login;
+mod outbox;
+mod policy;
+mod refusal;
+mod service;
+mod session;
+mod settings;
+mod station;
+mod trunk;
+mod upstream;
+mod wire;
+
+pub use commands::TableFault;
+pub use service::{Parts, Service};
+pub use settings::Settings;
+pub use upstream::{Dialer, Upstream, probe};

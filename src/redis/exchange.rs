@@ -1,0 +1,179 @@
+//! A stretch of commands on an upstream of the client's own: transactions, blocking commands.
+//!
+//! Poll-style, so that the session watches its client at the same time. Dropped in the middle, the
+//! lease closes its upstream, and nothing is taken out of the database for a client that has gone.
+
+use std::{
+    io,
+    pin::{Pin, pin},
+    task::{Context, Poll},
+};
+
+use bytes::{Buf, Bytes};
+use thiserror::Error;
+use tokio::{
+    io::{AsyncReadExt, AsyncWrite},
+    sync::OwnedSemaphorePermit,
+};
+
+use super::{
+    outbox::Outbox,
+    upstream::Dialer,
+    wire::{ReplyFault, Scanner},
+};
+use crate::pool::{Lease, Residue};
+
+/// Room for each read.
+const READ_BYTES: usize = 16 * 1024;
+/// Output at which the upstream is not read any further.
+const HIGH_WATER: usize = 1024 * 1024;
+/// A reply that is longer than this is handed on in pieces.
+const PIECE_BYTES: usize = 64 * 1024;
+
+/// An upstream that one client has for itself.
+pub(super) struct Exchange {
+    lease: Lease<Dialer>,
+    /// The right to hold a lease for long; the pool keeps the rest for everybody.
+    _permit: OwnedSemaphorePermit,
+    scanner: Scanner,
+    outgoing: Bytes,
+    /// Replies still to come.
+    left: usize,
+    /// A part of the reply under way was handed on.
+    is_cut: bool,
+    /// It waits for the client, not for the server.
+    is_held_back: bool,
+    /// The first byte of the last reply.
+    kind: u8,
+}
+
+/// Why an exchange failed.
+#[derive(Debug, Error)]
+pub(super) enum ExchangeFault {
+    /// The connection failed.
+    #[error("connection failed: {0}")]
+    Io(#[from] io::Error),
+    /// The server closed it.
+    #[error("the server closed the connection")]
+    Closed,
+    /// It is not RESP.
+    #[error("broken reply: {0}")]
+    Reply(#[from] ReplyFault),
+}
+
+impl Exchange {
+    pub(super) fn new(lease: Lease<Dialer>, permit: OwnedSemaphorePermit) -> Self {
+        Self {
+            lease,
+            _permit: permit,
+            scanner: Scanner::default(),
+            outgoing: Bytes::new(),
+            left: 0,
+            is_cut: false,
+            is_held_back: false,
+            kind: 0,
+        }
+    }
+
+    /// Begins with commands that will have `replies` replies.
+    pub(super) fn begin(&mut self, commands: Bytes, replies: usize) {
+        self.outgoing = commands;
+        self.left = replies;
+        self.is_cut = false;
+    }
+
+    /// Whether it stopped reading because the client has not taken its output.
+    pub(super) fn is_held_back(&self) -> bool {
+        self.is_held_back
+    }
+
+    /// The first byte of the last reply.
+    pub(super) fn kind(&self) -> u8 {
+        self.kind
+    }
+
+    /// Whether the client has a part of a reply that will not be completed.
+    pub(super) fn is_cut(&self) -> bool {
+        self.is_cut
+    }
+
+    /// Ready when every reply has come and is in `client`'s output, unless it asked for silence.
+    pub(super) fn poll(
+        &mut self,
+        context: &mut Context<'_>,
+        client: &Outbox,
+        is_silent: bool,
+    ) -> Poll<Result<(), ExchangeFault>> {
+        self.write(context)?;
+        loop {
+            self.settle(client, is_silent)?;
+            if self.left == 0 {
+                return Poll::Ready(Ok(()));
+            }
+            self.is_held_back = client.standing().waiting > HIGH_WATER;
+            if self.is_held_back {
+                // The session is woken when the client has taken some, and polls again.
+                return Poll::Pending;
+            }
+            let upstream = &mut self.lease.upstream;
+            upstream.input.reserve(READ_BYTES);
+            let read = pin!(upstream.stream.read_buf(&mut upstream.input));
+            if std::task::ready!(read.poll(context))? == 0 {
+                return Poll::Ready(Err(ExchangeFault::Closed));
+            }
+        }
+    }
+
+    /// Gives the upstream back; nothing may be under way.
+    pub(super) fn give_back(self, residue: Residue) {
+        self.lease.give_back(residue);
+    }
+
+    fn write(&mut self, context: &mut Context<'_>) -> Result<(), ExchangeFault> {
+        let stream = &mut self.lease.upstream.stream;
+        while self.outgoing.has_remaining() {
+            match Pin::new(&mut *stream).poll_write(context, &self.outgoing) {
+                Poll::Ready(Ok(0)) => return Err(ExchangeFault::Closed),
+                Poll::Ready(Ok(bytes)) => self.outgoing.advance(bytes),
+                Poll::Ready(Err(error)) => return Err(error.into()),
+                Poll::Pending => break,
+            }
+        }
+        if stream.is_tls()
+            && let Poll::Ready(Err(error)) = Pin::new(stream).poll_flush(context)
+        {
+            return Err(error.into());
+        }
+        Ok(())
+    }
+
+    fn settle(&mut self, client: &Outbox, is_silent: bool) -> Result<(), ExchangeFault> {
+        let input = &mut self.lease.upstream.input;
+        let hand_on = |bytes: &[u8]| {
+            if !is_silent {
+                client.append(|out| out.extend_from_slice(bytes));
+            }
+        };
+        while self.left > 0 {
+            let Some(frame) = self.scanner.scan(input)? else {
+                break;
+            };
+            let reply = input.split_to(frame.end);
+            if frame.kind == b'>' {
+                continue;
+            }
+            hand_on(&reply);
+            self.kind = frame.kind;
+            self.is_cut = false;
+            self.left -= 1;
+        }
+        let is_push = self.scanner.kind().is_none_or(|kind| kind == b'>');
+        if self.left > 0 && input.len() >= PIECE_BYTES && !is_push {
+            let piece = input.split_to(self.scanner.settled(input));
+            self.scanner.moved(piece.len());
+            self.is_cut = !is_silent;
+            hand_on(&piece);
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,268 @@
+//! What is on its way to one client, and the client's socket.
+//!
+//! Shared between the client's own session, which reads the socket, and the trunk that carries its
+//! commands, which writes replies straight to the socket when nothing waits before them: that
+//! saves waking the session for each reply. Whoever touches the socket holds the lock.
+
+use std::{
+    io,
+    pin::{Pin, pin},
+    sync::Arc,
+    task::{Context, Poll, Waker},
+};
+
+use bytes::{Buf, BytesMut};
+use parking_lot::Mutex;
+use tokio::io::{AsyncReadExt, AsyncWrite};
+
+use crate::net::Stream;
+
+/// An output buffer larger than this is given back once it is empty.
+const KEPT_BYTES_MAX: usize = 4096;
+
+/// One client's output.
+pub(super) struct Outbox {
+    line: Mutex<Line>,
+    /// Output at which a client that does not read is given up.
+    bytes_max: usize,
+}
+
+/// The state behind the lock.
+struct Line {
+    stream: Stream,
+    out: BytesMut,
+    /// Replies that a trunk still owes.
+    owed: usize,
+    /// The session wants to be woken when no more than this many are owed.
+    wake_at: Option<usize>,
+    task: Option<Waker>,
+    /// A TLS layer may hold bytes back.
+    unflushed: bool,
+    /// In the list of a trunk that will flush it.
+    touched: bool,
+    /// The database that an awaited `SELECT` has reached.
+    selected: Option<u32>,
+    ending: Option<Ending>,
+    /// Bytes written and replies delivered since the session last asked.
+    written: u64,
+    /// The largest reply of late, which bounds how many may be under way.
+    reply_bytes: usize,
+}
+
+/// Why a client cannot be served any longer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Ending {
+    /// It does not read its replies.
+    Slow,
+    /// Its upstream was lost in the middle of a reply.
+    Cut,
+    /// Its socket failed.
+    Gone,
+}
+
+/// What a session's turn at its socket came to.
+pub(super) struct Turn {
+    /// How things stand.
+    pub(super) standing: Standing,
+    /// Bytes read; 0 is the end of the client's input.
+    pub(super) read: Poll<io::Result<usize>>,
+}
+
+/// What the session needs to know of its output.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Standing {
+    /// Replies that a trunk still owes.
+    pub(super) owed: usize,
+    /// Bytes that the client has not taken yet.
+    pub(super) waiting: usize,
+    /// The largest reply of late.
+    pub(super) reply_bytes: usize,
+    /// Why it must end.
+    pub(super) ending: Option<Ending>,
+}
+
+impl Outbox {
+    pub(super) fn new(stream: Stream, bytes_max: usize) -> Arc<Self> {
+        let line = Line {
+            stream,
+            out: BytesMut::new(),
+            owed: 0,
+            wake_at: None,
+            task: None,
+            unflushed: false,
+            touched: false,
+            selected: None,
+            ending: None,
+            written: 0,
+            reply_bytes: 0,
+        };
+        Arc::new(Self {
+            line: Mutex::new(line),
+            bytes_max,
+        })
+    }
+
+    /// How things stand.
+    pub(super) fn standing(&self) -> Standing {
+        self.line.lock().standing()
+    }
+
+    /// Announces replies that a trunk will deliver.
+    pub(super) fn owe(&self, replies: usize) {
+        self.line.lock().owed += replies;
+    }
+
+    /// Appends output of the session's own; only while nothing is owed.
+    pub(super) fn append(&self, write: impl FnOnce(&mut BytesMut)) {
+        write(&mut self.line.lock().out);
+    }
+
+    /// Delivers `replies` replies of a trunk. True: the caller has to [`flush`](Self::flush).
+    ///
+    /// `bytes` may be a part of a reply, with `replies` 0.
+    pub(super) fn deliver(&self, bytes: &[u8], replies: usize) -> bool {
+        let mut line = self.line.lock();
+        line.owed = line.owed.saturating_sub(replies);
+        if line.ending.is_none() {
+            // The reply in progress is let through whatever its size; what comes after it is not.
+            if line.out.len() > self.bytes_max && replies > 0 {
+                line.end(Ending::Slow);
+            } else {
+                line.out.extend_from_slice(bytes);
+                line.reply_bytes =
+                    (line.reply_bytes - line.reply_bytes / 8).max(bytes.len() / replies.max(1));
+            }
+        }
+        !std::mem::replace(&mut line.touched, true)
+    }
+
+    /// Tells the session that its `SELECT` succeeded.
+    pub(super) fn select(&self, database: u32) {
+        self.line.lock().selected = Some(database);
+    }
+
+    /// The database that an awaited `SELECT` has reached, once.
+    pub(super) fn take_selected(&self) -> Option<u32> {
+        self.line.lock().selected.take()
+    }
+
+    /// Gives the client up.
+    pub(super) fn end(&self, ending: Ending) {
+        let mut line = self.line.lock();
+        line.end(ending);
+        line.wake();
+    }
+
+    /// Writes what the socket takes now, and wakes the session for what it has to do.
+    pub(super) fn flush(&self) {
+        let mut line = self.line.lock();
+        line.touched = false;
+        line.write_now();
+        let due = line.wake_at.is_some_and(|at| line.owed <= at);
+        if due || !line.out.is_empty() || line.ending.is_some() {
+            line.wake();
+        }
+    }
+
+    /// The session's turn: writes what waits, reads if there is room, and leaves the waker for when
+    /// no more than `wake_at` replies are owed, or the client must end.
+    pub(super) fn poll_session(
+        &self,
+        context: &mut Context<'_>,
+        wake_at: Option<usize>,
+        input: Option<&mut BytesMut>,
+    ) -> Turn {
+        let mut line = self.line.lock();
+        line.wake_at = wake_at;
+        if !line
+            .task
+            .as_ref()
+            .is_some_and(|task| task.will_wake(context.waker()))
+        {
+            line.task = Some(context.waker().clone());
+        }
+        if let Poll::Ready(Err(_)) = line.poll_flush(context) {
+            line.end(Ending::Gone);
+        }
+        let read = match input {
+            Some(input) => pin!(line.stream.read_buf(input)).poll(context),
+            None => Poll::Pending,
+        };
+        Turn {
+            standing: line.standing(),
+            read,
+        }
+    }
+
+    /// Closes the client's side of the connection.
+    pub(super) fn poll_close(&self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.line.lock().stream).poll_shutdown(context)
+    }
+
+    /// Bytes written since this was last asked.
+    pub(super) fn take_written(&self) -> u64 {
+        std::mem::take(&mut self.line.lock().written)
+    }
+}
+
+impl Line {
+    fn standing(&self) -> Standing {
+        Standing {
+            owed: self.owed,
+            waiting: self.out.len(),
+            reply_bytes: self.reply_bytes,
+            ending: self.ending,
+        }
+    }
+
+    fn end(&mut self, ending: Ending) {
+        self.ending.get_or_insert(ending);
+        if ending != Ending::Cut {
+            self.out = BytesMut::new();
+        }
+    }
+
+    fn wake(&mut self) {
+        if let Some(task) = &self.task {
+            task.wake_by_ref();
+        }
+    }
+
+    fn write_now(&mut self) {
+        while !self.out.is_empty() {
+            match self.stream.try_write(&self.out) {
+                Ok(0) => return self.end(Ending::Gone),
+                Ok(bytes) => self.advance(bytes),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                Err(_) => return self.end(Ending::Gone),
+            }
+        }
+    }
+
+    fn poll_flush(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while !self.out.is_empty() {
+            match Pin::new(&mut self.stream).poll_write(context, &self.out) {
+                Poll::Ready(Ok(0)) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                Poll::Ready(Ok(bytes)) => self.advance(bytes),
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+                Poll::Pending => return Poll::Pending,
+            }
+            self.unflushed = self.stream.is_tls();
+        }
+        if self.unflushed {
+            std::task::ready!(Pin::new(&mut self.stream).poll_flush(context))?;
+            self.unflushed = false;
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn advance(&mut self, bytes: usize) {
+        self.out.advance(bytes);
+        self.written += u64::try_from(bytes).unwrap_or(u64::MAX);
+        if self.out.is_empty() && self.out.capacity() > KEPT_BYTES_MAX {
+            self.out = BytesMut::new();
+        } else if self.out.is_empty() {
+            self.out.clear();
+        }
+    }
+}

@@ -1,0 +1,251 @@
+//! What a client is told, in the server's own words. The only speller of error replies.
+
+use bytes::{BufMut, BytesMut};
+
+use crate::fault::{Effect, Refusal};
+
+/// How much of an unknown command's arguments is echoed, as the server bounds it.
+const ECHO_BYTES_MAX: usize = 128;
+
+/// Errors that need no argument.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Plain {
+    /// A command before login.
+    NoAuth,
+    /// `HELLO` without AUTH before login.
+    HelloNoAuth,
+    /// Wrong or unknown user or password.
+    WrongPass,
+    /// A version other than 2 and 3.
+    NoProto,
+    /// The version is no number.
+    ProtocolVersion,
+    /// A client name with blanks or control characters.
+    ClientName,
+    /// Options that do not fit.
+    Syntax,
+    /// A number that is none.
+    NotInteger,
+    /// A database number beyond the server's.
+    DatabaseRange,
+    /// `EXEC` outside a transaction.
+    ExecWithoutMulti,
+    /// `DISCARD` outside a transaction.
+    DiscardWithoutMulti,
+    /// A transaction with a refused command.
+    ExecAbort,
+    /// The server is no cluster.
+    NoCluster,
+    /// `CLIENT KILL` of an address that nobody has.
+    NoSuchClient,
+    /// A login as somebody else while subscribed, watching or in a transaction.
+    LoginBusy,
+}
+
+impl Plain {
+    const fn text(self) -> &'static str {
+        match self {
+            Self::NoAuth => "NOAUTH Authentication required.",
+            Self::HelloNoAuth => {
+                "NOAUTH HELLO must be called with the client already authenticated, otherwise the \
+                 HELLO AUTH <user> <pass> option can be used to authenticate the client and select \
+                 the RESP protocol version at the same time"
+            }
+            Self::WrongPass => "WRONGPASS invalid username-password pair or user is disabled.",
+            Self::NoProto => "NOPROTO unsupported protocol version",
+            Self::ProtocolVersion => "ERR Protocol version is not an integer or out of range",
+            Self::ClientName => {
+                "ERR Client names cannot contain spaces, newlines or special characters."
+            }
+            Self::Syntax => "ERR syntax error",
+            Self::NotInteger => "ERR value is not an integer or out of range",
+            Self::DatabaseRange => "ERR DB index is out of range",
+            Self::ExecWithoutMulti => "ERR EXEC without MULTI",
+            Self::DiscardWithoutMulti => "ERR DISCARD without MULTI",
+            Self::ExecAbort => "EXECABORT Transaction discarded because of previous errors.",
+            Self::NoCluster => "ERR This instance has cluster support disabled",
+            Self::NoSuchClient => "ERR No such client",
+            Self::LoginBusy => {
+                "ERR another login is not possible while subscribed, watching or in a transaction"
+            }
+        }
+    }
+}
+
+/// Appends an error without arguments.
+pub(super) fn plain(out: &mut BytesMut, what: Plain) {
+    line(out, what.text());
+}
+
+/// Appends a refusal.
+pub(super) fn refuse(out: &mut BytesMut, refusal: &Refusal) {
+    match refusal {
+        Refusal::LoginRejected => plain(out, Plain::WrongPass),
+        Refusal::LoginRequired => plain(out, Plain::NoAuth),
+        // Drivers look for this text and treat it as a reason to try again elsewhere.
+        Refusal::TooManyClients { .. } => line(out, "ERR max number of clients reached"),
+        Refusal::NotPermitted { what } => denied(out, what),
+        Refusal::UpstreamLost {
+            effect: Effect::Unknown,
+        } => {
+            line(out, "ERR upstream connection lost, command outcome unknown");
+        }
+        Refusal::UpstreamLost {
+            effect: Effect::None,
+        } => {
+            line(out, "ERR upstream connection lost, command not sent");
+        }
+        Refusal::Malformed { what } => line(out, &format!("ERR Protocol error: {what}")),
+        Refusal::LoginThrottled { .. }
+        | Refusal::TenantAmbiguous { .. }
+        | Refusal::TenantContradiction { .. }
+        | Refusal::QueueFull { .. }
+        | Refusal::QueueTimeout { .. }
+        | Refusal::UpstreamDown { .. }
+        | Refusal::Paused
+        | Refusal::Draining
+        | Refusal::RegistryDown
+        | Refusal::FrameTooLarge { .. }
+        | Refusal::Unsupported { .. }
+        | Refusal::TimedOut { .. }
+        | Refusal::Internal => line(out, &format!("ERR {refusal}")),
+    }
+}
+
+/// Appends the error of a broken frame, after which the client is closed.
+pub(super) fn malformed(out: &mut BytesMut, fault: &impl std::error::Error) {
+    line(out, &format!("ERR {fault}"));
+}
+
+/// Appends that role or policy forbid a command.
+pub(super) fn denied(out: &mut BytesMut, name: &str) {
+    line(
+        out,
+        &format!("NOPERM this command is not allowed for this tenant: '{name}'"),
+    );
+}
+
+/// Appends that a command is served to nobody here.
+pub(super) fn unsupported(out: &mut BytesMut, name: &str) {
+    let name = name.to_ascii_uppercase().replace('|', " ");
+    line(out, &format!("ERR {name} is not supported by this gateway"));
+}
+
+/// Appends the server's answer to a wrong number of words.
+pub(super) fn wrong_arity(out: &mut BytesMut, name: &str) {
+    line(
+        out,
+        &format!("ERR wrong number of arguments for '{name}' command"),
+    );
+}
+
+/// Appends the server's answer to an option of HELLO that it does not know.
+pub(super) fn hello_option(out: &mut BytesMut, option: &[u8]) {
+    line(
+        out,
+        &format!(
+            "ERR Syntax error in HELLO option '{}'",
+            shown(option, ECHO_BYTES_MAX)
+        ),
+    );
+}
+
+/// Appends the server's answer to an unknown command.
+pub(super) fn unknown_command<'a>(
+    out: &mut BytesMut,
+    name: &[u8],
+    args: impl Iterator<Item = &'a [u8]>,
+) {
+    let mut echo = String::new();
+    for arg in args {
+        if echo.len() >= ECHO_BYTES_MAX {
+            break;
+        }
+        echo.push('\'');
+        echo.push_str(&shown(arg, ECHO_BYTES_MAX - echo.len()));
+        echo.push_str("' ");
+    }
+    let name = shown(name, ECHO_BYTES_MAX);
+    line(
+        out,
+        &format!("ERR unknown command '{name}', with args beginning with: {echo}"),
+    );
+}
+
+/// Appends the server's answer to an unknown subcommand.
+pub(super) fn unknown_subcommand(out: &mut BytesMut, container: &[u8], sub: &[u8]) {
+    let container = shown(container, ECHO_BYTES_MAX).to_ascii_uppercase();
+    let sub = shown(sub, ECHO_BYTES_MAX);
+    line(
+        out,
+        &format!("ERR unknown subcommand '{sub}'. Try {container} HELP."),
+    );
+}
+
+/// Appends that a command is not possible inside a transaction here.
+pub(super) fn not_in_transaction(out: &mut BytesMut, name: &str) {
+    let name = name.to_ascii_uppercase().replace('|', " ");
+    line(out, &format!("ERR {name} is not allowed in transaction"));
+}
+
+/// Appends the server's answer to a transaction command inside a transaction.
+pub(super) fn nested(out: &mut BytesMut, name: &str) {
+    if name == "multi" {
+        line(out, "ERR MULTI calls can not be nested");
+    } else {
+        line(out, "ERR WATCH inside MULTI is not allowed");
+    }
+}
+
+/// One line, whatever the text holds: a line break in it would be read as another reply.
+fn line(out: &mut BytesMut, text: &str) {
+    out.put_u8(b'-');
+    for byte in text.bytes() {
+        out.put_u8(if byte == b'\r' || byte == b'\n' {
+            b' '
+        } else {
+            byte
+        });
+    }
+    out.put_slice(b"\r\n");
+}
+
+fn shown(bytes: &[u8], bytes_max: usize) -> String {
+    let cut = bytes.get(..bytes_max.min(bytes.len())).unwrap_or_default();
+    String::from_utf8_lossy(cut).into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn text(write: impl FnOnce(&mut BytesMut)) -> String {
+        let mut out = BytesMut::new();
+        write(&mut out);
+        String::from_utf8(out.to_vec()).unwrap()
+    }
+
+    #[test]
+    fn texts_are_the_servers() {
+        assert_eq!(
+            text(|out| unknown_command(out, b"FOO", [&b"a"[..], b"b"].into_iter())),
+            "-ERR unknown command 'FOO', with args beginning with: 'a' 'b' \r\n"
+        );
+        assert_eq!(
+            text(|out| unknown_subcommand(out, b"object", b"FOO")),
+            "-ERR unknown subcommand 'FOO'. Try OBJECT HELP.\r\n"
+        );
+        assert_eq!(
+            text(|out| wrong_arity(out, "client|setname")),
+            "-ERR wrong number of arguments for 'client|setname' command\r\n"
+        );
+    }
+
+    #[test]
+    fn echoed_line_breaks_cannot_forge_a_reply() {
+        assert_eq!(
+            text(|out| unknown_command(out, b"A\r\n+OK", std::iter::empty())),
+            "-ERR unknown command 'A  +OK', with args beginning with: \r\n"
+        );
+    }
+}

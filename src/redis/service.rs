@@ -1,0 +1,159 @@
+//! The Redis side as the gateway holds it: accepts streams, knows the tenants' stations.
+
+use std::{collections::HashMap, sync::Arc};
+
+use bytes::BytesMut;
+use parking_lot::Mutex;
+use tokio::io::AsyncWriteExt;
+
+use super::{
+    commands::{Commands, TableFault},
+    refusal,
+    session::Session,
+    settings::Settings,
+    station::Station,
+    upstream::Dialer,
+    wire::Limits,
+};
+use crate::{
+    fault::Refusal,
+    net::{
+        Stream,
+        tls::{ClientTls, ServerTls},
+    },
+    pool::{self, Budget, Fleet},
+    protocol::Protocol,
+    session::Admission,
+    shutdown::Shutdown,
+    tenant::{Tenant, TenantId},
+};
+
+/// Arguments of one command at most.
+const ARGUMENTS_MAX: usize = 1024 * 1024;
+
+/// What the Redis side is made of.
+pub struct Parts {
+    /// Its part of the file.
+    pub settings: Settings,
+    /// Who may log in.
+    pub admission: Arc<Admission>,
+    /// The end of it all.
+    pub shutdown: Shutdown,
+    /// TLS towards servers.
+    pub client_tls: ClientTls,
+    /// TLS towards clients, on a listener that has it.
+    pub server_tls: Option<ServerTls>,
+    /// The bound on upstreams of all tenants.
+    pub budget: Arc<Budget>,
+    /// How pools behave.
+    pub pool_settings: pool::Settings,
+}
+
+/// The Redis side.
+pub struct Service {
+    settings: Settings,
+    admission: Arc<Admission>,
+    shutdown: Shutdown,
+    server_tls: Option<ServerTls>,
+    commands: Commands,
+    fleet: Fleet<Dialer>,
+    stations: Mutex<HashMap<TenantId, Arc<Station>>>,
+}
+
+impl Service {
+    /// Builds the Redis side.
+    ///
+    /// # Errors
+    /// When the built-in command table is broken.
+    pub fn new(parts: Parts) -> Result<Arc<Self>, TableFault> {
+        let dialer = Dialer::new(parts.client_tls, parts.settings.connect_wait_max);
+        Ok(Arc::new(Self {
+            commands: Commands::load()?,
+            fleet: Fleet::new(
+                Protocol::Redis,
+                dialer,
+                parts.pool_settings,
+                parts.budget,
+                parts.shutdown.clone(),
+            ),
+            settings: parts.settings,
+            admission: parts.admission,
+            shutdown: parts.shutdown,
+            server_tls: parts.server_tls,
+            stations: Mutex::default(),
+        }))
+    }
+
+    /// Serves one client until it leaves.
+    pub async fn serve(self: &Arc<Self>, mut stream: Stream) {
+        if self.shutdown.is_draining() {
+            let mut words = BytesMut::new();
+            refusal::refuse(&mut words, &Refusal::Draining);
+            if let Err(error) = stream.write_all(&words).await {
+                tracing::trace!(%error, "client left before its refusal");
+            }
+            return;
+        }
+        Session::new(Arc::clone(self), stream).run().await;
+    }
+
+    /// Serves one client of a TLS listener.
+    pub async fn serve_tls(self: &Arc<Self>, stream: Stream) {
+        let Some(tls) = &self.server_tls else { return };
+        match tls.accept(stream).await {
+            Ok(stream) => self.serve(stream).await,
+            Err(error) => tracing::debug!(%error, "TLS handshake failed"),
+        }
+    }
+
+    /// The pools of all Redis tenants.
+    pub fn fleet(&self) -> &Fleet<Dialer> {
+        &self.fleet
+    }
+
+    pub(super) fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    pub(super) fn admission(&self) -> &Arc<Admission> {
+        &self.admission
+    }
+
+    pub(super) fn shutdown(&self) -> &Shutdown {
+        &self.shutdown
+    }
+
+    pub(super) fn commands(&self) -> &Commands {
+        &self.commands
+    }
+
+    /// What a client that has logged in may send.
+    pub(super) fn limits(&self) -> Limits {
+        Limits {
+            args_max: ARGUMENTS_MAX,
+            arg_bytes_max: self.settings.argument_bytes_max,
+            before_login: false,
+        }
+    }
+
+    /// What the clients of a tenant share; a changed registration makes a new one.
+    pub(super) fn station(&self, tenant: &Arc<Tenant>) -> Arc<Station> {
+        let mut stations = self.stations.lock();
+        if let Some(found) = stations.get(&tenant.id)
+            && found.generation() >= tenant.generation
+        {
+            return Arc::clone(found);
+        }
+        // Stations without clients and trunks are forgotten when another comes.
+        stations.retain(|_, one| Arc::strong_count(one) > 1 || one.trunks().count() > 0);
+        let pool = self.fleet.pool(tenant);
+        let station = Arc::new(Station::new(
+            pool,
+            tenant,
+            &self.settings,
+            self.shutdown.clone(),
+        ));
+        stations.insert(tenant.id, Arc::clone(&station));
+        station
+    }
+}

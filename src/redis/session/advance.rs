@@ -1,0 +1,351 @@
+//! The hot path: commands out of the buffer, as many as can go without waiting.
+//!
+//! Ordinary commands that stand together go to the trunk as one slice of the bytes as sent; only
+//! the name of each is looked at.
+
+use bytes::{Buf, Bytes, BytesMut};
+
+use super::{Next, Replies, Session, exclusive::Job};
+use crate::{
+    redis::{
+        commands::{Class, Command, Lookup},
+        policy::{self, Verdict},
+        refusal::{self, Plain},
+        trunk::{Commands, Fate, Rejected},
+        wire::{self, Decoder, Step},
+    },
+    tenant::Role,
+};
+
+/// Commands under way of a client whose replies have not been seen yet.
+const WINDOW_FIRST: usize = 64;
+/// Bytes of replies that may be under way to a client, as far as the last ones tell.
+const WINDOW_BYTES: usize = 4 * 1024 * 1024;
+
+/// A command with its words copied, for everything but the hot path.
+pub(super) struct Request {
+    /// The words; the first is the name.
+    pub(super) words: Vec<Bytes>,
+    /// Its length in the buffer.
+    pub(super) bytes: usize,
+}
+
+/// Ordinary commands at the start of the buffer.
+#[derive(Clone, Copy, Default)]
+struct Run {
+    bytes: usize,
+    replies: usize,
+}
+
+impl Session {
+    /// Takes commands out of the buffer until something has to be waited for.
+    pub(super) fn advance(&mut self) -> Next {
+        let limits = self.limits();
+        let mut run = Run::default();
+        let mut room = match self.room_for_commands() {
+            Ok(room) => room,
+            Err(next) => return next,
+        };
+        loop {
+            let rest = self.input.get(run.bytes..).unwrap_or_default();
+            let step = self.decoder.decode(rest, limits);
+            if let Ok(Step::Command { bytes }) = step
+                && run.replies < room
+                && self.is_ordinary(rest)
+            {
+                run.bytes += bytes;
+                run.replies += 1;
+                continue;
+            }
+            room = room.saturating_sub(run.replies);
+            let shipped = run.replies > 0;
+            if let Err(next) = self.ship(std::mem::take(&mut run)) {
+                return next;
+            }
+            let outcome = match step {
+                Err(fault) => self.end_malformed(&fault),
+                Ok(Step::More) => Err(Next::Input),
+                Ok(Step::Empty { bytes }) => Ok(bytes),
+                // Decoded again: its place in the buffer has moved, or there is room no longer.
+                Ok(Step::Command { .. }) if shipped || room == 0 => {
+                    match self.room_for_commands() {
+                        Ok(now) => room = now,
+                        Err(next) => return next,
+                    }
+                    continue;
+                }
+                Ok(Step::Command { bytes }) => {
+                    let request = Request::read(&self.decoder, &self.input, bytes);
+                    self.dispatch(&request)
+                }
+            };
+            match outcome {
+                Ok(bytes) => self.input.advance(bytes),
+                Err(next) => return next,
+            }
+        }
+    }
+
+    /// How many more commands may be under way.
+    fn room_for_commands(&self) -> Result<usize, Next> {
+        let standing = self.outbox.standing();
+        let window = match standing.reply_bytes {
+            0 => WINDOW_FIRST,
+            bytes => (WINDOW_BYTES / bytes).max(1),
+        }
+        .min(self.service.settings().in_flight_max);
+        if standing.owed >= window || standing.waiting > super::HIGH_WATER {
+            return Err(Next::Settled(window / 2));
+        }
+        Ok(window - standing.owed)
+    }
+
+    /// Whether the command just decoded goes over a trunk as it is.
+    fn is_ordinary(&self, bytes: &[u8]) -> bool {
+        let Some(member) = &self.member else {
+            return false;
+        };
+        if self.held.is_some() || self.replies != Replies::On || !self.decoder.is_canonical() {
+            return false;
+        }
+        let second = (self.decoder.len() > 1).then(|| self.decoder.arg(bytes, 1));
+        match self
+            .service
+            .commands()
+            .lookup(self.decoder.arg(bytes, 0), second)
+        {
+            Lookup::Known(command) if command.class == Class::Shared => {
+                let args = std::iter::empty();
+                policy::judge(command, member.role, args) == Verdict::Allowed
+            }
+            _ => false,
+        }
+    }
+
+    /// Hands ordinary commands at the start of the buffer to the trunk.
+    fn ship(&mut self, run: Run) -> Result<(), Next> {
+        if run.replies == 0 {
+            return Ok(());
+        }
+        // Taken out for the call only, which needs the rest of the session.
+        let mut input = std::mem::take(&mut self.input);
+        let bytes = input.get(..run.bytes).unwrap_or_default();
+        let outcome = self.submit(bytes, run.replies, Fate::Forward);
+        match &outcome {
+            Ok(()) => input.advance(run.bytes),
+            // Not taken: they are the next to be read again, once there is a trunk.
+            Err(_) => self.decoder = Decoder::default(),
+        }
+        self.input = input;
+        outcome
+    }
+
+    /// Gives commands to the trunk, in their place after what is under way.
+    pub(super) fn submit(&mut self, bytes: &[u8], replies: usize, fate: Fate) -> Result<(), Next> {
+        let commands = Commands {
+            bytes,
+            replies,
+            database: self.database,
+            fate,
+        };
+        if self.trunk.is_none() {
+            let member = self.member.as_ref().ok_or(Next::End)?;
+            self.trunk = member.station.trunks().find(self.version, self.database);
+        }
+        let trunk = self.trunk.as_ref().ok_or(Next::Trunk)?;
+        match trunk.submit(commands, &self.outbox) {
+            Ok(()) => Ok(()),
+            Err(Rejected::Full) => Err(Next::Room),
+            Err(Rejected::Closed) => {
+                let owed = self.outbox.standing().owed > 0;
+                // Its errors come first; then another trunk carries the command.
+                self.trunk = None;
+                Err(if owed { Next::Settled(0) } else { Next::Trunk })
+            }
+        }
+    }
+
+    fn end_malformed(&mut self, fault: &impl std::error::Error) -> Result<usize, Next> {
+        self.answer(|out, _| refusal::malformed(out, fault))?;
+        self.input.clear();
+        Err(Next::End)
+    }
+
+    /// Serves one command that is not ordinary; the bytes that it took from the buffer.
+    ///
+    /// # Errors
+    /// What has to happen before the session goes on. Commands that are carried out by that have
+    /// left the buffer; others are dispatched again.
+    fn dispatch(&mut self, request: &Request) -> Result<usize, Next> {
+        let Some(role) = self.member.as_ref().map(|member| member.role) else {
+            return self.dispatch_stranger(request);
+        };
+        let service = std::sync::Arc::clone(&self.service);
+        let lookup = service.commands().lookup(request.name(), request.second());
+        let command = match lookup {
+            Lookup::Known(command) => command,
+            // `COMMAND` alone is a command, too.
+            Lookup::MissingSubcommand(command) if command.takes(1) => {
+                return self.share(request);
+            }
+            Lookup::MissingSubcommand(command) => {
+                return self.decline(request, |out| refusal::wrong_arity(out, &command.name));
+            }
+            Lookup::UnknownSubcommand => {
+                let sub = request.second().unwrap_or_default();
+                return self.decline(request, |out| {
+                    refusal::unknown_subcommand(out, request.name(), sub);
+                });
+            }
+            Lookup::Unknown => return self.dispatch_unknown(request, role),
+        };
+        match policy::judge(command, role, request.args()) {
+            Verdict::Allowed => self.dispatch_known(request, command),
+            Verdict::Denied => self.decline(request, |out| refusal::denied(out, &command.name)),
+            Verdict::Never => self.decline(request, |out| refusal::unsupported(out, &command.name)),
+        }
+    }
+
+    fn dispatch_known(&mut self, request: &Request, command: &Command) -> Result<usize, Next> {
+        let is_served_here = !matches!(
+            command.class,
+            Class::Shared | Class::Admin | Class::Filtered | Class::Stream | Class::Alone
+        );
+        if is_served_here && !command.takes(request.words.len()) {
+            return self.decline(request, |out| refusal::wrong_arity(out, &command.name));
+        }
+        if self.held.is_some() {
+            return self.dispatch_held(request, command);
+        }
+        match command.class {
+            Class::Shared | Class::Admin | Class::Filtered => self.share(request),
+            Class::Stream if !request.has_block() => self.share(request),
+            Class::Blocking | Class::Stream => self.exclusively(request, Job::block(request)),
+            Class::Alone => self.exclusively(request, Job::Alone(request.encoded())),
+            Class::Local => self.dispatch_local(request, command),
+            Class::Transaction => self.dispatch_transaction(request, command),
+            Class::Subscribe | Class::Never | Class::Container => {
+                self.decline(request, |out| refusal::unsupported(out, &command.name))
+            }
+        }
+    }
+
+    fn dispatch_unknown(&mut self, request: &Request, role: Role) -> Result<usize, Next> {
+        let unknown = |out: &mut BytesMut| {
+            refusal::unknown_command(out, request.name(), request.args());
+        };
+        if policy::is_poison(request.name()) {
+            self.answer(|out, _| unknown(out))?;
+            self.input.clear();
+            return Err(Next::End);
+        }
+        if !policy::may_send_unknown(role) || request.name().is_empty() || self.held.is_some() {
+            return self.decline(request, unknown);
+        }
+        self.exclusively(request, Job::Alone(request.encoded()))
+    }
+
+    /// A client that has not logged in may log in, and leave.
+    fn dispatch_stranger(&mut self, request: &Request) -> Result<usize, Next> {
+        let service = std::sync::Arc::clone(&self.service);
+        match service.commands().lookup(request.name(), request.second()) {
+            Lookup::Known(command)
+                if ["auth", "hello", "quit", "reset"].contains(&command.name.as_str()) =>
+            {
+                if command.takes(request.words.len()) {
+                    return self.dispatch_local(request, command);
+                }
+                self.decline(request, |out| refusal::wrong_arity(out, &command.name))
+            }
+            Lookup::Unknown if policy::is_poison(request.name()) => Err(Next::End),
+            _ => self.decline(request, |out| refusal::plain(out, Plain::NoAuth)),
+        }
+    }
+
+    /// Sends one command over the trunk.
+    pub(super) fn share(&mut self, request: &Request) -> Result<usize, Next> {
+        let fate = if self.is_silent() {
+            Fate::Drop
+        } else {
+            Fate::Forward
+        };
+        self.submit(&request.encoded(), 1, fate)?;
+        self.heard();
+        Ok(request.bytes)
+    }
+
+    /// Refuses one command; a transaction that it belongs to cannot be carried out any more.
+    pub(super) fn decline(
+        &mut self,
+        request: &Request,
+        write: impl FnOnce(&mut BytesMut),
+    ) -> Result<usize, Next> {
+        self.answer(|out, _| write(out))?;
+        if let Some(held) = &mut self.held {
+            held.is_dirty |= held.in_multi;
+        }
+        Ok(request.bytes)
+    }
+
+    /// Leaves the trunk for an upstream of the client's own, once nothing is owed.
+    pub(super) fn exclusively(&mut self, request: &Request, job: Job) -> Result<usize, Next> {
+        if self.outbox.standing().owed > 0 {
+            return Err(Next::Settled(0));
+        }
+        self.input.advance(request.bytes);
+        Err(Next::Exclusive(job))
+    }
+
+    /// One command has been answered or silenced.
+    pub(super) fn heard(&mut self) {
+        if self.replies == Replies::SkipNext {
+            self.replies = Replies::On;
+        }
+    }
+}
+
+impl Request {
+    /// Copies the command just decoded.
+    pub(super) fn read(decoder: &Decoder, buffer: &[u8], bytes: usize) -> Self {
+        let words = (0..decoder.len()).map(|at| Bytes::copy_from_slice(decoder.arg(buffer, at)));
+        Self {
+            words: words.collect(),
+            bytes,
+        }
+    }
+
+    /// The name as sent.
+    pub(super) fn name(&self) -> &[u8] {
+        self.word(0)
+    }
+
+    /// The word at that place; empty beyond the last.
+    pub(super) fn word(&self, at: usize) -> &[u8] {
+        self.words.get(at).map(Bytes::as_ref).unwrap_or_default()
+    }
+
+    /// The word after the name.
+    pub(super) fn second(&self) -> Option<&[u8]> {
+        self.words.get(1).map(Bytes::as_ref)
+    }
+
+    /// The words after the name.
+    pub(super) fn args(&self) -> impl Iterator<Item = &[u8]> {
+        self.words.iter().skip(1).map(Bytes::as_ref)
+    }
+
+    /// As a RESP array.
+    pub(super) fn encoded(&self) -> Bytes {
+        let mut out = BytesMut::new();
+        wire::encode_command(&mut out, &self.words);
+        out.freeze()
+    }
+
+    /// Whether a stream is read with the option to wait for more.
+    pub(super) fn has_block(&self) -> bool {
+        // After STREAMS come keys, which may have any name.
+        self.args()
+            .take_while(|word| !word.eq_ignore_ascii_case(b"streams"))
+            .any(|word| word.eq_ignore_ascii_case(b"block"))
+    }
+}

@@ -1,0 +1,138 @@
+//! Entry: carrying out a login, and what comes with it.
+
+use std::{future::Future, pin::Pin, sync::Arc};
+
+use super::{Control, Member, Over, Session, clients};
+use crate::{
+    redis::{
+        login::{Caller, Credentials, Hello},
+        refusal::{self, Plain},
+        service::Service,
+        wire::{self, Version},
+    },
+    session::Admitted,
+};
+
+impl Session {
+    pub(super) async fn log_in(
+        &mut self,
+        hello: Hello,
+        credentials: Option<Credentials>,
+    ) -> Result<(), Over> {
+        if let Some(credentials) = credentials {
+            let admission = Arc::clone(self.service.admission());
+            let (peer, name) = (self.peer, self.server_name.clone());
+            let checked = self
+                .meanwhile(async move {
+                    let caller = Caller {
+                        peer,
+                        server_name: name.as_deref(),
+                    };
+                    credentials.check(&admission, caller).await
+                })
+                .await?;
+            match checked {
+                Ok(admitted) => self.sit_down(admitted),
+                Err(refusal) => {
+                    let answered = self.answer(|out, _| refusal::refuse(out, &refusal));
+                    return answered.map_err(|_| Over);
+                }
+            }
+        }
+        self.finish_login(hello).await
+    }
+
+    /// What a `HELLO` asks for besides the login.
+    async fn finish_login(&mut self, hello: Hello) -> Result<(), Over> {
+        let name = hello.name.as_deref().map(clients::clean_name);
+        let fault = match (&hello.bad_option, &name, &self.member) {
+            (Some(option), _, _) => Some(Err(option.clone())),
+            (None, Some(None), _) => Some(Ok(Plain::ClientName)),
+            (None, _, None) => Some(Ok(Plain::HelloNoAuth)),
+            (None, _, Some(_)) => None,
+        };
+        let answered = match (fault, hello.wants_map) {
+            (Some(Ok(plain)), _) => self.answer(|out, _| refusal::plain(out, plain)),
+            (Some(Err(option)), _) => self.answer(|out, _| refusal::hello_option(out, &option)),
+            (None, false) => self.answer(|out, _| wire::simple(out, "OK")),
+            (None, true) => {
+                if let Some(Some(name)) = name {
+                    self.call(name);
+                }
+                return self.greet(hello.version).await;
+            }
+        };
+        answered.map_err(|_| Over)
+    }
+
+    /// The reply to a `HELLO`, in the version that it asked for.
+    async fn greet(&mut self, version: Option<Version>) -> Result<(), Over> {
+        let Some(member) = &self.member else {
+            return Ok(());
+        };
+        let (id, station) = (member.seat.id(), Arc::clone(&member.station));
+        if let Some(version) = version.filter(|version| *version != self.version) {
+            self.version = version;
+            self.trunk = None;
+        }
+        let (version, database) = (self.version, self.database);
+        let server = self
+            .meanwhile(async move { station.server(version, database).await })
+            .await?;
+        let answered = self.answer(|out, version| {
+            wire::map(out, version, 7);
+            for (key, value) in [("server", "redis"), ("version", &*server)] {
+                wire::bulk(out, key.as_bytes());
+                wire::bulk(out, value.as_bytes());
+            }
+            wire::bulk(out, b"proto");
+            wire::integer(out, u64::from(version.number()));
+            wire::bulk(out, b"id");
+            wire::integer(out, id);
+            for (key, value) in [("mode", "standalone"), ("role", "master")] {
+                wire::bulk(out, key.as_bytes());
+                wire::bulk(out, value.as_bytes());
+            }
+            wire::bulk(out, b"modules");
+            wire::array(out, 0);
+        });
+        answered.map_err(|_| Over)
+    }
+
+    /// Takes the place that a login has given.
+    fn sit_down(&mut self, admitted: Admitted) {
+        let station = self.service.station(&admitted.tenant);
+        self.database = station.home();
+        self.trunk = None;
+        let (shutdown, end) = (self.service.shutdown().clone(), admitted.seat.end_token());
+        self.control = Box::pin(async move {
+            tokio::select! {
+                () = shutdown.draining() => Control::Drain,
+                () = end.cancelled_owned() => Control::Killed,
+            }
+        });
+        // Polled before the next wait, or its first waker would never be left.
+        self.is_fresh = false;
+        let (seat, user, role) = (admitted.seat, admitted.user, admitted.role);
+        self.member = Some(Member {
+            station,
+            seat,
+            user,
+            role,
+        });
+    }
+}
+
+/// What ends a client that has not logged in.
+pub(super) fn stranger(service: &Service) -> Pin<Box<dyn Future<Output = Control> + Send>> {
+    let (shutdown, late) = (
+        service.shutdown().clone(),
+        service.settings().login_wait_max,
+    );
+    Box::pin(async move {
+        tokio::select! {
+            () = shutdown.draining() => Control::Drain,
+            () = tokio::time::sleep(late) => Control::LoginLate,
+        }
+    })
+}

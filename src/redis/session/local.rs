@@ -1,0 +1,141 @@
+//! Commands that the gateway answers itself: the state of a connection that is not the client's.
+
+use bytes::Buf;
+
+use super::{Next, Replies, Session, advance::Request, entry::stranger};
+use crate::redis::{
+    commands::Command,
+    login::{Credentials, Hello},
+    refusal::{self, Plain},
+    trunk::Fate,
+    wire::{self, Version},
+};
+
+impl Session {
+    /// Answers a command of the class `local`.
+    pub(super) fn dispatch_local(
+        &mut self,
+        request: &Request,
+        command: &Command,
+    ) -> Result<usize, Next> {
+        match command.name.as_str() {
+            "ping" => match request.words.len() {
+                1 => self.answer(|out, _| wire::simple(out, "PONG"))?,
+                2 => self.answer(|out, _| wire::bulk(out, request.word(1)))?,
+                _ => self.answer(|out, _| refusal::wrong_arity(out, "ping"))?,
+            },
+            "echo" => self.answer(|out, _| wire::bulk(out, request.word(1)))?,
+            "select" => return self.select(request),
+            "auth" => return self.begin_auth(request),
+            "hello" => return self.begin_hello(request),
+            "quit" => {
+                self.answer(|out, _| wire::simple(out, "OK"))?;
+                self.input.clear();
+                return Err(Next::End);
+            }
+            "reset" => return self.reset(request),
+            "readonly" | "readwrite" => {
+                self.answer(|out, _| refusal::plain(out, Plain::NoCluster))?;
+            }
+            "acl|whoami" => {
+                let user = self.member.as_ref().map(|member| member.user.clone());
+                self.answer(|out, _| wire::bulk(out, user.unwrap_or_default().as_bytes()))?;
+            }
+            _ => return self.dispatch_client(request, command),
+        }
+        Ok(request.bytes)
+    }
+
+    fn select(&mut self, request: &Request) -> Result<usize, Next> {
+        let number = std::str::from_utf8(request.word(1)).ok().and_then(|text| {
+            // As the server: an optional sign, no blanks, the range of an int.
+            text.parse::<i32>()
+                .ok()
+                .filter(|number| number.to_string() == text)
+        });
+        let Some(number) = number else {
+            return self.decline(request, |out| refusal::plain(out, Plain::NotInteger));
+        };
+        let Ok(database) = u32::try_from(number) else {
+            return self.decline(request, |out| refusal::plain(out, Plain::DatabaseRange));
+        };
+        let known = self
+            .member
+            .as_ref()
+            .is_some_and(|member| member.station.has_database(database));
+        if known {
+            self.answer(|out, _| wire::simple(out, "OK"))?;
+            self.database = database;
+            if self.outbox.standing().owed == 0 {
+                self.trunk = None;
+            }
+            return Ok(request.bytes);
+        }
+        // The server is asked; what follows waits for what it says.
+        let fate = Fate::Select {
+            database,
+            is_silent: self.is_silent(),
+        };
+        self.submit(&request.encoded(), 1, fate)?;
+        self.heard();
+        self.input.advance(request.bytes);
+        Err(Next::Settled(0))
+    }
+
+    fn begin_auth(&mut self, request: &Request) -> Result<usize, Next> {
+        if request.words.len() > 3 {
+            return self.decline(request, |out| refusal::plain(out, Plain::Syntax));
+        }
+        let (user, password) = match request.words.len() {
+            2 => (None, request.word(1)),
+            _ => (Some(request.word(1)), request.word(2)),
+        };
+        let credentials = Credentials::new(user, password);
+        self.begin_login(request, Hello::default(), Some(credentials))
+    }
+
+    fn begin_hello(&mut self, request: &Request) -> Result<usize, Next> {
+        let words: Vec<&[u8]> = request.args().collect();
+        match Hello::parse(&words) {
+            Ok((hello, credentials)) => self.begin_login(request, hello, credentials),
+            Err(plain) => self.decline(request, |out| refusal::plain(out, plain)),
+        }
+    }
+
+    /// A login changes everything, so it waits until nothing is under way.
+    fn begin_login(
+        &mut self,
+        request: &Request,
+        hello: Hello,
+        credentials: Option<Credentials>,
+    ) -> Result<usize, Next> {
+        if self.held.is_some() {
+            return self.decline(request, |out| refusal::plain(out, Plain::LoginBusy));
+        }
+        if self.outbox.standing().owed > 0 {
+            return Err(Next::Settled(0));
+        }
+        self.input.advance(request.bytes);
+        Err(Next::Login(hello, credentials))
+    }
+
+    /// Back to a connection as it was accepted: the client has to log in again.
+    fn reset(&mut self, request: &Request) -> Result<usize, Next> {
+        if self.outbox.standing().owed > 0 {
+            return Err(Next::Settled(0));
+        }
+        // Dropped, the upstream is closed, and what it watched or queued with it.
+        self.held = None;
+        self.trunk = None;
+        self.version = Version::Resp2;
+        self.database = 0;
+        self.name.clear();
+        self.replies = Replies::On;
+        if self.member.take().is_some() {
+            self.control = stranger(&self.service);
+            self.is_fresh = false;
+        }
+        self.answer(|out, _| wire::simple(out, "RESET"))?;
+        Ok(request.bytes)
+    }
+}

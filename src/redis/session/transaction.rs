@@ -1,0 +1,194 @@
+//! MULTI, EXEC, DISCARD, WATCH, UNWATCH.
+//!
+//! A transaction that is in the buffer as a whole goes over the trunk in one piece: nothing can come
+//! between. Any other, and whatever follows a WATCH, has an upstream of its own until it is over.
+
+use bytes::Bytes;
+
+use super::{
+    Next, Session,
+    advance::Request,
+    exclusive::{Job, Then},
+};
+use crate::redis::{
+    commands::{Class, Command, Lookup},
+    policy::{self, Verdict},
+    refusal::{self, Plain},
+    trunk::Fate,
+    wire::{self, Decoder, Step},
+};
+
+/// Commands of a transaction that goes in one piece; longer ones have an upstream of their own.
+const BLOCK_COMMANDS_MAX: usize = 4096;
+
+impl Session {
+    /// MULTI and what belongs to it, outside a transaction and without a watch.
+    pub(super) fn dispatch_transaction(
+        &mut self,
+        request: &Request,
+        command: &Command,
+    ) -> Result<usize, Next> {
+        match command.name.as_str() {
+            "exec" => self.decline(request, |out| refusal::plain(out, Plain::ExecWithoutMulti)),
+            "discard" => self.decline(request, |out| {
+                refusal::plain(out, Plain::DiscardWithoutMulti);
+            }),
+            "unwatch" => {
+                self.answer(|out, _| wire::simple(out, "OK"))?;
+                Ok(request.bytes)
+            }
+            name => {
+                let is_multi = name == "multi";
+                if is_multi && let Some((bytes, replies)) = self.whole_transaction() {
+                    return self.submit_transaction(bytes, replies);
+                }
+                self.exclusively(
+                    request,
+                    Job::Hold {
+                        command: request.encoded(),
+                        is_multi,
+                    },
+                )
+            }
+        }
+    }
+
+    /// Any command while an upstream is held, after the policy has allowed it.
+    pub(super) fn dispatch_held(
+        &mut self,
+        request: &Request,
+        command: &Command,
+    ) -> Result<usize, Next> {
+        let Some(held) = &self.held else {
+            return Ok(request.bytes);
+        };
+        let (in_multi, is_dirty) = (held.in_multi, held.is_dirty);
+        let name = command.name.as_str();
+        let then = match (command.class, name, in_multi) {
+            (Class::Transaction, "exec", true) if is_dirty => {
+                return self.continue_with(request, Bytes::from_static(DISCARD), Then::Abort);
+            }
+            (Class::Transaction, "exec" | "discard", true)
+            | (Class::Transaction, "unwatch", false) => Then::Release,
+            (Class::Transaction, "multi" | "watch", true) => {
+                self.answer(|out, _| refusal::nested(out, name))?;
+                return Ok(request.bytes);
+            }
+            (Class::Transaction, "exec", false) => {
+                return self.decline(request, |out| refusal::plain(out, Plain::ExecWithoutMulti));
+            }
+            (Class::Transaction, "discard", false) => {
+                return self.decline(request, |out| {
+                    refusal::plain(out, Plain::DiscardWithoutMulti);
+                });
+            }
+            (Class::Transaction, "multi", false) => Then::Queue,
+            // Inside a transaction nothing blocks; while only watching it would.
+            (Class::Local, "ping" | "echo", true)
+            | (
+                Class::Transaction
+                | Class::Shared
+                | Class::Admin
+                | Class::Filtered
+                | Class::Blocking
+                | Class::Stream,
+                _,
+                _,
+            ) => Then::Keep,
+            (Class::Local, "quit" | "reset", _) | (Class::Local, _, false) => {
+                return self.dispatch_local_held(request, command);
+            }
+            (Class::Local | Class::Subscribe | Class::Alone, _, true) => {
+                return self.decline(request, |out| refusal::not_in_transaction(out, name));
+            }
+            (Class::Subscribe | Class::Alone | Class::Never | Class::Container, _, _) => {
+                return self.decline(request, |out| refusal::unsupported(out, name));
+            }
+        };
+        self.continue_with(request, request.encoded(), then)
+    }
+
+    fn continue_with(
+        &mut self,
+        request: &Request,
+        command: Bytes,
+        then: Then,
+    ) -> Result<usize, Next> {
+        self.exclusively(request, Job::Held { command, then })
+    }
+
+    /// While watching, a client may ask for everything but another database.
+    fn dispatch_local_held(&mut self, request: &Request, command: &Command) -> Result<usize, Next> {
+        if command.name == "select" {
+            return self.decline(request, |out| {
+                refusal::unsupported(out, "select while watching");
+            });
+        }
+        self.dispatch_local(request, command)
+    }
+
+    /// The bytes and commands of a transaction that begins here, ends in the buffer, and may go as
+    /// it is.
+    fn whole_transaction(&self) -> Option<(usize, usize)> {
+        let role = self.member.as_ref()?.role;
+        let mut decoder = Decoder::default();
+        let (mut bytes, mut commands) = (0, 0);
+        while commands < BLOCK_COMMANDS_MAX {
+            let rest = self.input.get(bytes..)?;
+            let step = decoder.decode(rest, self.limits()).ok()?;
+            let Step::Command { bytes: length } = step else {
+                return None;
+            };
+            if !decoder.is_canonical() {
+                return None;
+            }
+            let name = decoder.arg(rest, 0);
+            let second = (decoder.len() > 1).then(|| decoder.arg(rest, 1));
+            let Lookup::Known(command) = self.service.commands().lookup(name, second) else {
+                return None;
+            };
+            let args = (1..decoder.len()).map(|at| decoder.arg(rest, at));
+            if policy::judge(command, role, args) != Verdict::Allowed {
+                return None;
+            }
+            bytes += length;
+            commands += 1;
+            match (command.class, command.name.as_str()) {
+                (Class::Transaction, "exec" | "discard") if decoder.len() == 1 => {
+                    return Some((bytes, commands));
+                }
+                (Class::Transaction, "multi") if commands == 1 && decoder.len() == 1 => {}
+                // Nothing blocks inside a transaction; the rest is queued as it is.
+                (
+                    Class::Shared
+                    | Class::Admin
+                    | Class::Filtered
+                    | Class::Blocking
+                    | Class::Stream,
+                    _,
+                )
+                | (Class::Local, "ping" | "echo") => {}
+                _ => return None,
+            }
+        }
+        None
+    }
+
+    fn submit_transaction(&mut self, bytes: usize, replies: usize) -> Result<usize, Next> {
+        let input = std::mem::take(&mut self.input);
+        let fate = if self.is_silent() {
+            Fate::Drop
+        } else {
+            Fate::Forward
+        };
+        let block = input.get(..bytes).unwrap_or_default();
+        let outcome = self.submit(block, replies, fate);
+        self.input = input;
+        outcome?;
+        self.heard();
+        Ok(bytes)
+    }
+}
+
+/// As a RESP array.
+const DISCARD: &[u8] = b"*1\r\n$7\r\nDISCARD\r\n";

@@ -1,0 +1,129 @@
+//! What all clients of one tenant share: its pool, its trunks, and the right to hold a lease.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicU32, Ordering},
+};
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use super::{
+    exchange::Exchange,
+    settings::Settings,
+    trunk::Trunks,
+    upstream::{Dialer, database_of},
+    wire::Version,
+};
+use crate::{
+    fault::Refusal,
+    pool::{CloseReason, Pool, Residue},
+    shutdown::Shutdown,
+    tenant::{Generation, Tenant, TenantId},
+};
+
+/// What `HELLO` says of a server that cannot be asked: the first version that knows `HELLO`.
+const SERVER_UNKNOWN: &str = "6.0.0";
+
+/// One tenant, as its sessions use it.
+pub(super) struct Station {
+    pool: Arc<Pool<Dialer>>,
+    trunks: Trunks,
+    /// Bounds leases that are held for long, so that trunks always have a place. Fair.
+    pins: Arc<Semaphore>,
+    /// The database of the connection URL.
+    home: u32,
+    /// The highest database number that the server is known to have.
+    highest: AtomicU32,
+    generation: Generation,
+    tenant: TenantId,
+}
+
+impl Station {
+    pub(super) fn new(
+        pool: Arc<Pool<Dialer>>,
+        tenant: &Tenant,
+        settings: &Settings,
+        shutdown: Shutdown,
+    ) -> Self {
+        let max = tenant.limits.upstream_max;
+        let trunks_max = settings.trunks_max.min(max.saturating_sub(1)).max(1);
+        let pins = max.saturating_sub(trunks_max).max(1);
+        let home = database_of(&tenant.target).unwrap_or(0);
+        Self {
+            trunks: Trunks::new(Arc::clone(&pool), shutdown, settings, trunks_max),
+            pool,
+            pins: Arc::new(Semaphore::new(pins)),
+            home,
+            highest: AtomicU32::new(home),
+            generation: tenant.generation,
+            tenant: tenant.id,
+        }
+    }
+
+    pub(super) fn generation(&self) -> Generation {
+        self.generation
+    }
+
+    pub(super) fn tenant(&self) -> TenantId {
+        self.tenant
+    }
+
+    pub(super) fn trunks(&self) -> &Trunks {
+        &self.trunks
+    }
+
+    /// The database that a client starts with.
+    pub(super) fn home(&self) -> u32 {
+        self.home
+    }
+
+    /// Whether the server is known to have a database of that number.
+    pub(super) fn has_database(&self, number: u32) -> bool {
+        number <= self.highest.load(Ordering::Relaxed)
+    }
+
+    /// Notes that the server has a database of that number.
+    pub(super) fn note_database(&self, number: u32) {
+        self.highest.fetch_max(number, Ordering::Relaxed);
+    }
+
+    /// A turn among those who hold a lease for long, in the order of asking.
+    pub(super) async fn turn(&self) -> Result<OwnedSemaphorePermit, Refusal> {
+        // It is never closed while the station lives.
+        Arc::clone(&self.pins)
+            .acquire_owned()
+            .await
+            .map_err(|_| Refusal::Draining)
+    }
+
+    /// An upstream for one client, in its version and on its database.
+    pub(super) async fn lease(
+        &self,
+        permit: OwnedSemaphorePermit,
+        version: Version,
+        database: u32,
+    ) -> Result<Exchange, Refusal> {
+        let mut lease = self.pool.lease().await.map_err(|error| error.refusal())?;
+        match lease.upstream.prepare(version, database).await {
+            Ok(()) => Ok(Exchange::new(lease, permit)),
+            Err(fault) => {
+                lease.give_back(Residue::Broken(CloseReason::Dirty));
+                Err(Refusal::UpstreamDown {
+                    cause: fault.to_string(),
+                })
+            }
+        }
+    }
+
+    /// The server's version, learned when the client's trunk is opened.
+    pub(super) async fn server(&self, version: Version, database: u32) -> Arc<str> {
+        if let Some(known) = self.trunks.server() {
+            return known;
+        }
+        if let Err(refusal) = self.trunks.get(version, database).await {
+            tracing::debug!(%refusal, "version of the server unknown");
+        }
+        let server = self.trunks.server().filter(|server| !server.is_empty());
+        server.unwrap_or_else(|| Arc::from(SERVER_UNKNOWN))
+    }
+}

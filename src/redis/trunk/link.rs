@@ -1,0 +1,231 @@
+//! What is under way on a trunk's connection: bytes out, replies in, and whose they are.
+//!
+//! Without I/O: the task reads and writes, this cuts and hands out.
+
+use std::{collections::VecDeque, sync::Arc};
+
+use bytes::{Buf, BytesMut};
+use tokio::time::Instant;
+
+use super::{Entry, Fate, Kind, task::TrunkFault};
+use crate::{
+    fault::{Effect, Refusal},
+    redis::{
+        outbox::{Ending, Outbox},
+        refusal,
+        wire::{ReplyFault, Scanner},
+    },
+};
+
+/// A reply that is longer than this is handed on in pieces.
+const PIECE_BYTES: usize = 64 * 1024;
+
+/// The state of a trunk's connection.
+pub(super) struct Link {
+    /// Gathered, and partly written.
+    pub(super) outgoing: BytesMut,
+    /// Bytes written since the trunk was opened.
+    pub(super) written: u64,
+    /// Read, and not cut yet.
+    pub(super) incoming: BytesMut,
+    /// Whose replies come next.
+    pub(super) in_flight: VecDeque<Entry>,
+    /// When a byte last moved.
+    pub(super) moved: Instant,
+    scanner: Scanner,
+    /// Clients that got something since they were last flushed.
+    touched: Vec<Arc<Outbox>>,
+    /// A part of the reply under way was handed on.
+    is_cut: bool,
+}
+
+/// What stands at the start of the bytes read.
+struct Cut {
+    bytes: usize,
+    replies: usize,
+    /// The first byte of the first reply.
+    first: u8,
+}
+
+impl Link {
+    pub(super) fn new() -> Self {
+        Self {
+            outgoing: BytesMut::new(),
+            written: 0,
+            incoming: BytesMut::new(),
+            in_flight: VecDeque::new(),
+            moved: Instant::now(),
+            scanner: Scanner::default(),
+            touched: Vec::new(),
+            is_cut: false,
+        }
+    }
+
+    /// Cuts what has been read and hands it to whom it belongs.
+    pub(super) fn settle(&mut self) -> Result<(), TrunkFault> {
+        loop {
+            self.hand_out_locals();
+            let left = self.in_flight.front().map_or(0, |entry| entry.left);
+            let Some(cut) = cut(&mut self.scanner, &self.incoming, left.max(1))? else {
+                return self.hand_on_piece();
+            };
+            if cut.first == b'>' {
+                // Nobody on a trunk asks for pushes; one that comes all the same answers nothing.
+                self.incoming.advance(cut.bytes);
+                continue;
+            }
+            self.hand_out(&cut)?;
+        }
+    }
+
+    /// Delivers answers of our own that have reached the head of the queue.
+    pub(super) fn hand_out_locals(&mut self) {
+        while let Some(Entry {
+            kind: Kind::Local(_),
+            ..
+        }) = self.in_flight.front()
+        {
+            let Some(entry) = self.in_flight.pop_front() else {
+                return;
+            };
+            if let (Kind::Local(answer), Some(client)) = (entry.kind, entry.to)
+                && client.deliver(&answer, 1)
+            {
+                self.touched.push(client);
+            }
+        }
+    }
+
+    /// Lets every client that got something have it.
+    pub(super) fn flush(&mut self) {
+        for client in self.touched.drain(..) {
+            client.flush();
+        }
+    }
+
+    /// Tells everybody who is owed a reply that it will not come.
+    pub(super) fn fail(&mut self) {
+        let mut error = BytesMut::new();
+        let mut is_cut = std::mem::take(&mut self.is_cut);
+        for entry in std::mem::take(&mut self.in_flight) {
+            let Some(client) = entry.to else { continue };
+            if std::mem::take(&mut is_cut) {
+                client.end(Ending::Cut);
+            }
+            error.clear();
+            match &entry.kind {
+                Kind::Local(answer) => error.extend_from_slice(answer),
+                Kind::Reply(
+                    Fate::Forward
+                    | Fate::Select {
+                        is_silent: false, ..
+                    },
+                ) => {
+                    let sent = entry.begins < self.written;
+                    let effect = if sent { Effect::Unknown } else { Effect::None };
+                    refusal::refuse(&mut error, &Refusal::UpstreamLost { effect });
+                }
+                Kind::Reply(
+                    Fate::Drop
+                    | Fate::Select {
+                        is_silent: true, ..
+                    },
+                )
+                | Kind::Swallow
+                | Kind::Ignore => {}
+            }
+            for _ in 0..entry.left {
+                if client.deliver(&error, 1) {
+                    self.touched.push(Arc::clone(&client));
+                }
+            }
+        }
+        self.flush();
+    }
+
+    fn hand_out(&mut self, cut: &Cut) -> Result<(), TrunkFault> {
+        let Some(entry) = self.in_flight.front_mut() else {
+            return Err(TrunkFault::Unasked);
+        };
+        let bytes = self.incoming.get(..cut.bytes).unwrap_or_default();
+        let bytes = match entry.kind {
+            Kind::Reply(Fate::Forward) => bytes,
+            Kind::Reply(Fate::Select {
+                database,
+                is_silent,
+            }) => {
+                if let (b'+', Some(client)) = (cut.first, &entry.to) {
+                    client.select(database);
+                }
+                if is_silent { &[] } else { bytes }
+            }
+            Kind::Swallow if cut.first == b'-' => return Err(TrunkFault::Select),
+            Kind::Reply(Fate::Drop) | Kind::Swallow | Kind::Ignore | Kind::Local(_) => &[],
+        };
+        self.is_cut = false;
+        if let Some(client) = &entry.to
+            && client.deliver(bytes, cut.replies)
+        {
+            self.touched.push(Arc::clone(client));
+        }
+        entry.left -= cut.replies;
+        if entry.left == 0 {
+            self.in_flight.pop_front();
+        }
+        self.incoming.advance(cut.bytes);
+        Ok(())
+    }
+
+    /// Hands on the beginning of a long reply, so that it is never in memory as a whole.
+    fn hand_on_piece(&mut self) -> Result<(), TrunkFault> {
+        if self.incoming.len() < PIECE_BYTES || self.scanner.kind().is_none_or(|kind| kind == b'>')
+        {
+            return Ok(());
+        }
+        let bytes = self.scanner.settled(&self.incoming);
+        let Some(entry) = self.in_flight.front() else {
+            return Err(TrunkFault::Unasked);
+        };
+        if let (Kind::Reply(Fate::Forward), Some(client)) = (&entry.kind, &entry.to) {
+            self.is_cut = true;
+            if client.deliver(self.incoming.get(..bytes).unwrap_or_default(), 0) {
+                self.touched.push(Arc::clone(client));
+            }
+        }
+        self.incoming.advance(bytes);
+        self.scanner.moved(bytes);
+        Ok(())
+    }
+}
+
+/// Cuts up to `replies_max` whole replies that stand together; a push is cut alone.
+fn cut(scanner: &mut Scanner, bytes: &[u8], replies_max: usize) -> Result<Option<Cut>, ReplyFault> {
+    let mut cut = Cut {
+        bytes: 0,
+        replies: 0,
+        first: 0,
+    };
+    while cut.replies < replies_max {
+        let rest = bytes.get(cut.bytes..).unwrap_or_default();
+        let Some(frame) = scanner.scan(rest)? else {
+            break;
+        };
+        if frame.kind == b'>' {
+            if cut.replies == 0 {
+                return Ok(Some(Cut {
+                    bytes: frame.end,
+                    replies: 0,
+                    first: b'>',
+                }));
+            }
+            // It ends the run; it is scanned again when it stands at the start.
+            break;
+        }
+        if cut.replies == 0 {
+            cut.first = frame.kind;
+        }
+        cut.replies += 1;
+        cut.bytes += frame.end;
+    }
+    Ok((cut.replies > 0).then_some(cut))
+}

@@ -1,0 +1,235 @@
+//! Trunks: upstreams that many clients share by pipelining.
+//!
+//! A session puts its commands into the trunk's inbox and goes on; the trunk's task writes what has
+//! gathered from all of them in one system call, reads replies in large pieces, cuts them by frame
+//! and hands them to the clients in the order of the commands. One write for many clients is what
+//! makes the server cheaper than with direct connections.
+//!
+//! # Invariants
+//! * Every command keeps its place in the queue until its reply has been cut, whether or not its
+//!   client still lives.
+//! * A trunk is always read: a slow client costs its own output buffer, never the trunk.
+//! * Only commands that leave no state on a connection come here; the database number is the one
+//!   exception, and is set by a `SELECT` of ours whose reply nobody sees.
+
+mod link;
+mod set;
+mod task;
+
+pub(super) use set::Trunks;
+
+use std::{
+    sync::Arc,
+    task::{Context, Poll, Waker},
+};
+
+use bytes::{Bytes, BytesMut};
+use parking_lot::Mutex;
+use tokio::time::Instant;
+
+use super::{
+    outbox::Outbox,
+    wire::{self, Version},
+};
+
+/// Commands gathered for a trunk beyond this wait outside, so that a stuck server bounds memory.
+const INBOX_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// Gathering buffers larger than this are given back.
+const INBOX_BYTES_KEPT_MAX: usize = 1024 * 1024;
+
+/// The handle by which sessions use a trunk.
+pub(super) struct Trunk {
+    version: Version,
+    opened: Instant,
+    inbox: Arc<Mutex<Inbox>>,
+}
+
+/// Commands on their way to a server, all of one client and contiguous.
+#[derive(Clone, Copy)]
+pub(super) struct Commands<'a> {
+    /// As RESP arrays.
+    pub(super) bytes: &'a [u8],
+    /// How many replies they will have.
+    pub(super) replies: usize,
+    /// The database that they are meant for.
+    pub(super) database: u32,
+    /// What becomes of their replies.
+    pub(super) fate: Fate,
+}
+
+/// What becomes of a reply.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Fate {
+    /// The client gets it.
+    Forward,
+    /// The client has asked for silence.
+    Drop,
+    /// If it is no error the database is selected; the client gets it or not.
+    Select {
+        /// The database.
+        database: u32,
+        /// Whether the client has asked for silence.
+        is_silent: bool,
+    },
+}
+
+/// Why a trunk did not take commands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Rejected {
+    /// It has ended; another is to be opened.
+    Closed,
+    /// Too much waits; see [`Trunk::poll_room`].
+    Full,
+}
+
+/// What sessions and the trunk's task share.
+struct Inbox {
+    bytes: BytesMut,
+    entries: Vec<Entry>,
+    /// The database after the last command gathered.
+    database: u32,
+    /// The task waits to be woken.
+    idle: Option<Waker>,
+    /// Sessions that found it full.
+    waiting: Vec<Waker>,
+    closed: bool,
+    /// Bytes gathered since the trunk was opened.
+    gathered: u64,
+}
+
+/// Replies that are owed, to whom.
+struct Entry {
+    to: Option<Arc<Outbox>>,
+    left: usize,
+    kind: Kind,
+    /// Where its first byte is in all that was gathered: written or not, when the trunk is lost.
+    begins: u64,
+}
+
+enum Kind {
+    Reply(Fate),
+    /// A reply to a command of ours, which must not be an error.
+    Swallow,
+    /// A reply to a command of ours, whatever it is.
+    Ignore,
+    /// An answer of the gateway's own, which waits for its turn here.
+    Local(Bytes),
+}
+
+impl Trunk {
+    fn new(version: Version, database: u32) -> Self {
+        let inbox = Inbox {
+            bytes: BytesMut::new(),
+            entries: Vec::new(),
+            database,
+            idle: None,
+            waiting: Vec::new(),
+            closed: false,
+            gathered: 0,
+        };
+        Self {
+            version,
+            opened: Instant::now(),
+            inbox: Arc::new(Mutex::new(inbox)),
+        }
+    }
+
+    /// Whether it takes no more commands.
+    pub(super) fn is_closed(&self) -> bool {
+        self.inbox.lock().closed
+    }
+
+    /// Takes commands of a client; replies to them are owed from now on.
+    pub(super) fn submit(
+        &self,
+        commands: Commands<'_>,
+        client: &Arc<Outbox>,
+    ) -> Result<(), Rejected> {
+        let mut inbox = self.inbox.lock();
+        if inbox.closed {
+            return Err(Rejected::Closed);
+        }
+        if inbox.bytes.len() >= INBOX_BYTES_MAX {
+            return Err(Rejected::Full);
+        }
+        client.owe(commands.replies);
+        if inbox.database != commands.database {
+            inbox.select(commands.database, Kind::Swallow);
+        }
+        let entry = Entry {
+            to: Some(Arc::clone(client)),
+            left: commands.replies,
+            kind: Kind::Reply(commands.fate),
+            begins: inbox.gathered,
+        };
+        inbox.push(entry, commands.bytes);
+        if matches!(commands.fate, Fate::Select { .. }) {
+            // Whether the server liked it or not, the trunk is where it was afterwards.
+            let database = inbox.database;
+            inbox.select(database, Kind::Ignore);
+        }
+        let idle = inbox.idle.take();
+        drop(inbox);
+        if let Some(task) = idle {
+            task.wake();
+        }
+        Ok(())
+    }
+
+    /// Ready when commands can be submitted, or the trunk is closed.
+    pub(super) fn poll_room(&self, context: &Context<'_>) -> Poll<()> {
+        let mut inbox = self.inbox.lock();
+        if inbox.closed || inbox.bytes.len() < INBOX_BYTES_MAX {
+            return Poll::Ready(());
+        }
+        inbox.waiting.push(context.waker().clone());
+        Poll::Pending
+    }
+
+    /// Queues an answer of the gateway's own behind the replies that the client is owed.
+    pub(super) fn submit_local(&self, answer: Bytes, client: &Arc<Outbox>) -> Result<(), Rejected> {
+        let mut inbox = self.inbox.lock();
+        if inbox.closed {
+            return Err(Rejected::Closed);
+        }
+        client.owe(1);
+        let begins = inbox.gathered;
+        let to = Some(Arc::clone(client));
+        inbox.entries.push(Entry {
+            to,
+            left: 1,
+            kind: Kind::Local(answer),
+            begins,
+        });
+        let idle = inbox.idle.take();
+        drop(inbox);
+        if let Some(task) = idle {
+            task.wake();
+        }
+        Ok(())
+    }
+}
+
+impl Inbox {
+    fn push(&mut self, entry: Entry, bytes: &[u8]) {
+        self.entries.push(entry);
+        self.bytes.extend_from_slice(bytes);
+        self.gathered += u64::try_from(bytes.len()).unwrap_or(u64::MAX);
+    }
+
+    fn select(&mut self, database: u32, kind: Kind) {
+        let mut bytes = BytesMut::new();
+        wire::encode_command(&mut bytes, &["SELECT", &database.to_string()]);
+        let begins = self.gathered;
+        self.push(
+            Entry {
+                to: None,
+                left: 1,
+                kind,
+                begins,
+            },
+            &bytes,
+        );
+        self.database = database;
+    }
+}

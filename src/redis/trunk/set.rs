@@ -1,0 +1,179 @@
+//! The trunks of one tenant: found or opened by protocol version and database.
+
+use std::{sync::Arc, time::Duration};
+
+use parking_lot::Mutex;
+use tokio::time::Instant;
+
+use super::{
+    Trunk,
+    task::{Driver, Patience, TrunkFault},
+};
+use crate::{
+    fault::Refusal,
+    net::{DialFault, DialStep},
+    pool::{CheckoutError, CloseReason, Lease, Pool, Residue},
+    redis::{settings::Settings, upstream::Dialer, wire::Version},
+    shutdown::Shutdown,
+};
+
+/// A trunk this old is replaced by a new one.
+const AGE_MAX: Duration = Duration::from_mins(30);
+
+/// The trunks of a tenant.
+pub(in crate::redis) struct Trunks {
+    pool: Arc<Pool<Dialer>>,
+    shutdown: Shutdown,
+    patience: Patience,
+    open_max: usize,
+    open: Arc<Mutex<Vec<Open>>>,
+    /// The server's version, as the last one opened was told.
+    server: Mutex<Option<Arc<str>>>,
+    /// Held while one is being opened, so that a herd opens one.
+    opening: tokio::sync::Mutex<Option<Failure>>,
+}
+
+/// A trunk and the database that it is preferred for.
+struct Open {
+    trunk: Arc<Trunk>,
+    database: u32,
+}
+
+/// The last attempt that failed: whoever waited for it need not try again.
+struct Failure {
+    at: Instant,
+    refusal: Refusal,
+}
+
+impl Trunks {
+    pub(in crate::redis) fn new(
+        pool: Arc<Pool<Dialer>>,
+        shutdown: Shutdown,
+        settings: &Settings,
+        trunks_max: usize,
+    ) -> Self {
+        let patience = Patience {
+            idle_after: settings.trunk_idle_after,
+            reply_wait_max: settings.reply_wait_max,
+        };
+        Self {
+            pool,
+            shutdown,
+            patience,
+            open_max: trunks_max,
+            open: Arc::default(),
+            server: Mutex::new(None),
+            opening: tokio::sync::Mutex::new(None),
+        }
+    }
+
+    /// An open trunk for that version, preferably one that is on that database.
+    pub(in crate::redis) fn find(&self, version: Version, database: u32) -> Option<Arc<Trunk>> {
+        let mut open = self.open.lock();
+        open.retain(|one| !one.trunk.is_closed());
+        let mut found: Option<&Open> = None;
+        for one in open.iter().filter(|one| one.trunk.version == version) {
+            if one.trunk.opened.elapsed() > AGE_MAX {
+                continue;
+            }
+            if one.database == database {
+                return Some(Arc::clone(&one.trunk));
+            }
+            found = found.or(Some(one));
+        }
+        // Another database's is shared only when there may be no more.
+        let shared = open.len() >= self.open_max;
+        found.filter(|_| shared).map(|one| Arc::clone(&one.trunk))
+    }
+
+    /// An open trunk, opened if need be.
+    pub(in crate::redis) async fn get(
+        &self,
+        version: Version,
+        database: u32,
+    ) -> Result<Arc<Trunk>, Refusal> {
+        let asked = Instant::now();
+        let mut last = self.opening.lock().await;
+        if let Some(trunk) = self.find(version, database) {
+            return Ok(trunk);
+        }
+        if let Some(failure) = last.as_ref().filter(|failure| failure.at >= asked) {
+            return Err(failure.refusal.clone());
+        }
+        match self.open(version, database).await {
+            Ok(trunk) => {
+                *last = None;
+                Ok(trunk)
+            }
+            Err(error) => {
+                let refusal = error.refusal();
+                *last = Some(Failure {
+                    at: Instant::now(),
+                    refusal: refusal.clone(),
+                });
+                Err(refusal)
+            }
+        }
+    }
+
+    /// The server's version, once one has been opened.
+    pub(in crate::redis) fn server(&self) -> Option<Arc<str>> {
+        self.server.lock().clone()
+    }
+
+    /// How many are open.
+    pub(in crate::redis) fn count(&self) -> usize {
+        let mut open = self.open.lock();
+        open.retain(|one| !one.trunk.is_closed());
+        open.len()
+    }
+
+    async fn open(&self, version: Version, database: u32) -> Result<Arc<Trunk>, CheckoutError> {
+        let mut lease = self.pool.lease().await?;
+        if let Err(fault) = lease.upstream.prepare(version, database).await {
+            let cause = fault.to_string();
+            lease.give_back(Residue::Broken(CloseReason::Dirty));
+            let hint = "the server must accept HELLO and SELECT";
+            return Err(CheckoutError::DialFailed(DialFault::new(
+                DialStep::Login,
+                cause,
+                hint,
+            )));
+        }
+        *self.server.lock() = Some(Arc::clone(&lease.upstream.server));
+        let trunk = Arc::new(Trunk::new(version, database));
+        self.open.lock().push(Open {
+            trunk: Arc::clone(&trunk),
+            database,
+        });
+        let (patience, open, kept) = (self.patience, Arc::clone(&self.open), Arc::clone(&trunk));
+        self.shutdown.spawn("redis-trunk", async move {
+            drive(lease, &kept, patience).await;
+            open.lock().retain(|one| !Arc::ptr_eq(&one.trunk, &kept));
+        });
+        Ok(trunk)
+    }
+}
+
+/// Runs a trunk on its lease, and gives the lease back as the trunk's end allows.
+async fn drive(mut lease: Lease<Dialer>, trunk: &Trunk, patience: Patience) {
+    let inbox = Arc::clone(&trunk.inbox);
+    let fault = Driver::new(&mut lease.upstream.stream, inbox, patience)
+        .run()
+        .await;
+    lease.upstream.database = trunk.inbox.lock().database;
+    let residue = match &fault {
+        TrunkFault::Idle => Residue::Clean,
+        TrunkFault::Closed | TrunkFault::Io(_) | TrunkFault::Stuck => {
+            Residue::Broken(CloseReason::Lost)
+        }
+        TrunkFault::Reply(_) | TrunkFault::Unasked | TrunkFault::Select => {
+            Residue::Broken(CloseReason::ProtocolError)
+        }
+    };
+    match &fault {
+        TrunkFault::Idle | TrunkFault::Closed => tracing::debug!(%fault, "trunk ended"),
+        _ => tracing::warn!(%fault, "trunk ended"),
+    }
+    lease.give_back(residue);
+}

@@ -1,0 +1,152 @@
+//! One logged-in connection to a Redis server, as the pool keeps it.
+//!
+//! Every reply that it is asked for is read before it is given back; what a connection looks like
+//! in between (database number, version of the protocol) is remembered, and changed when the next
+//! user needs it otherwise.
+
+mod dial;
+mod probe;
+
+pub use dial::Dialer;
+pub(super) use dial::database_of;
+pub use probe::probe;
+
+use std::{io, sync::Arc};
+
+use bytes::{Buf, Bytes, BytesMut};
+use thiserror::Error;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use super::wire::{self, ReplyFault, Scanner, Version};
+use crate::{net::Stream, pool};
+
+/// The longest reply to one of our own questions; `INFO` is a few kilobytes.
+const ANSWER_BYTES_MAX: usize = 1024 * 1024;
+/// Room for a reply to one of our own questions.
+const ANSWER_BYTES: usize = 4096;
+
+/// Why a question of ours got no answer.
+#[derive(Debug, Error)]
+pub(super) enum AskFault {
+    /// The connection failed.
+    #[error("connection failed: {0}")]
+    Io(#[from] io::Error),
+    /// The server closed it.
+    #[error("the server closed the connection")]
+    Closed,
+    /// It is not RESP.
+    #[error("not a Redis server: {0}")]
+    Reply(#[from] ReplyFault),
+    /// The answer has no end.
+    #[error("answer too long")]
+    TooLong,
+    /// The server answered with an error.
+    #[error("{0}")]
+    Refused(String),
+}
+
+/// A connection that is logged in.
+#[derive(Debug)]
+pub struct Upstream {
+    pub(super) stream: Stream,
+    /// Bytes read and not used yet; empty between exchanges.
+    pub(super) input: BytesMut,
+    /// The protocol version it is switched to.
+    pub(super) version: Version,
+    /// The database it has selected.
+    pub(super) database: u32,
+    /// Whether the server knows `HELLO`.
+    pub(super) speaks_hello: bool,
+    /// The server's version, as it says.
+    pub(super) server: Arc<str>,
+}
+
+impl Upstream {
+    pub(super) fn new(stream: Stream) -> Self {
+        Self {
+            stream,
+            input: BytesMut::new(),
+            version: Version::Resp2,
+            database: 0,
+            speaks_hello: false,
+            server: Arc::from(""),
+        }
+    }
+
+    /// Sends one command and reads its whole reply; an error reply is a fault.
+    pub(super) async fn ask<W: AsRef<[u8]>>(&mut self, words: &[W]) -> Result<Bytes, AskFault> {
+        let mut request = BytesMut::new();
+        wire::encode_command(&mut request, words);
+        self.stream.write_all(&request).await?;
+        self.stream.flush().await?;
+        let reply = self.answer().await?;
+        match reply.strip_prefix(b"-") {
+            Some(text) => Err(AskFault::Refused(
+                String::from_utf8_lossy(text).trim().to_owned(),
+            )),
+            None => Ok(reply),
+        }
+    }
+
+    /// Brings version and database to what the next user needs, each only if it differs.
+    pub(super) async fn prepare(
+        &mut self,
+        version: Version,
+        database: u32,
+    ) -> Result<(), AskFault> {
+        if self.version != version {
+            self.ask(&["HELLO", &version.number().to_string()]).await?;
+            self.version = version;
+        }
+        if self.database != database {
+            self.ask(&["SELECT", &database.to_string()]).await?;
+            self.database = database;
+        }
+        Ok(())
+    }
+
+    async fn answer(&mut self) -> Result<Bytes, AskFault> {
+        let mut scanner = Scanner::default();
+        loop {
+            while let Some(frame) = scanner.scan(&self.input)? {
+                let reply = self.input.split_to(frame.end).freeze();
+                // A push answers nothing.
+                if frame.kind != b'>' {
+                    return Ok(reply);
+                }
+            }
+            if self.input.len() > ANSWER_BYTES_MAX {
+                return Err(AskFault::TooLong);
+            }
+            self.input.reserve(ANSWER_BYTES);
+            if self.stream.read_buf(&mut self.input).await? == 0 {
+                return Err(AskFault::Closed);
+            }
+        }
+    }
+}
+
+impl pool::Upstream for Upstream {
+    fn is_open(&mut self) -> bool {
+        // An unasked-for byte would be taken for the next user's reply.
+        !self.input.has_remaining() && self.stream.is_quiet()
+    }
+
+    async fn reset(&mut self) -> Result<(), String> {
+        match self.ask(&["DISCARD"]).await {
+            Ok(_) | Err(AskFault::Refused(_)) => {}
+            Err(fault) => return Err(fault.to_string()),
+        }
+        self.ask(&["UNWATCH"])
+            .await
+            .map_err(|fault| fault.to_string())?;
+        Ok(())
+    }
+
+    async fn close(mut self) {
+        // Closing is the goodbye; a server that hangs is not waited for beyond the pool's bound.
+        if let Err(error) = self.stream.shutdown().await {
+            tracing::trace!(%error, "upstream was closed already");
+        }
+    }
+}
