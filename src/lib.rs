@@ -24,6 +24,7 @@ pub mod pool;
 pub mod admin;
 pub mod cli;
 pub mod config;
+pub mod gateway;
 
 pub mod telemetry;
 

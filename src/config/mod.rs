@@ -23,7 +23,7 @@ pub use self::{
     hidden::Hidden,
     sections::{Limits, Listen, Log, LogFormat, Mode, Secrets, Shutdown, Tls, TypeLimits},
 };
-use crate::{admin, pool, registry};
+use crate::{admin, mongodb, pool, redis, registry};
 
 /// The file that is read when none is named, if it is there.
 pub const DEFAULT_FILE: &str = "polypool.toml";
@@ -46,6 +46,10 @@ pub struct Config {
     pub log: Log,
     /// What all pools share.
     pub pool: pool::Settings,
+    /// The Redis side.
+    pub redis: redis::Settings,
+    /// The `MongoDB` side.
+    pub mongodb: mongodb::Settings,
     /// What bounds a database that sets no limits of its own.
     pub limits: Limits,
     /// How the gateway ends.

@@ -48,6 +48,17 @@ impl Default for Listen {
     }
 }
 
+impl Listen {
+    /// The address of a protocol's listener.
+    pub fn of(&self, protocol: Protocol) -> SocketAddr {
+        match protocol {
+            Protocol::Postgres => self.postgres,
+            Protocol::Redis => self.redis,
+            Protocol::Mongodb => self.mongodb,
+        }
+    }
+}
+
 /// TLS on both sides. Empty paths mean: none.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]

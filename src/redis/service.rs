@@ -1,10 +1,10 @@
 //! The Redis side as the gateway holds it: accepts streams, knows the tenants' stations.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{collections::HashMap, io, sync::Arc};
 
 use bytes::BytesMut;
 use parking_lot::Mutex;
-use tokio::io::AsyncWriteExt;
+use tokio::{io::AsyncWriteExt, time::timeout};
 
 use super::{
     commands::{Commands, TableFault},
@@ -28,6 +28,8 @@ use crate::{
     tenant::{Tenant, TenantId},
 };
 
+/// The first byte of a TLS record that carries a handshake.
+const TLS_HANDSHAKE: u8 = 0x16;
 /// Arguments of one command at most.
 const ARGUMENTS_MAX: usize = 1024 * 1024;
 
@@ -46,7 +48,7 @@ pub struct Parts {
     /// The bound on upstreams of all tenants.
     pub budget: Arc<Budget>,
     /// How pools behave.
-    pub pool_settings: pool::Settings,
+    pub pool: pool::Settings,
 }
 
 /// The Redis side.
@@ -72,7 +74,7 @@ impl Service {
             fleet: Fleet::new(
                 Protocol::Redis,
                 dialer,
-                parts.pool_settings,
+                parts.pool,
                 parts.budget,
                 parts.shutdown.clone(),
             ),
@@ -84,25 +86,35 @@ impl Service {
         }))
     }
 
-    /// Serves one client until it leaves.
-    pub async fn serve(self: &Arc<Self>, mut stream: Stream) {
-        if self.shutdown.is_draining() {
-            let mut words = BytesMut::new();
-            refusal::refuse(&mut words, &Refusal::Draining);
-            if let Err(error) = stream.write_all(&words).await {
-                tracing::trace!(%error, "client left before its refusal");
-            }
-            return;
+    /// Serves one client until it leaves. Where TLS is configured, one port takes both: no RESP
+    /// request begins with the first byte of a TLS handshake.
+    pub async fn serve(self: Arc<Self>, stream: Stream) {
+        match self.secure(stream).await {
+            Ok(stream) => Session::new(self, stream).run().await,
+            Err(error) => tracing::debug!(%error, "no TLS with this client"),
         }
-        Session::new(Arc::clone(self), stream).run().await;
     }
 
-    /// Serves one client of a TLS listener.
-    pub async fn serve_tls(self: &Arc<Self>, stream: Stream) {
-        let Some(tls) = &self.server_tls else { return };
-        match tls.accept(stream).await {
-            Ok(stream) => self.serve(stream).await,
-            Err(error) => tracing::debug!(%error, "TLS handshake failed"),
+    /// Tells a client that it cannot be served, and closes.
+    pub async fn refuse(mut stream: Stream, refusal: &Refusal) {
+        let mut words = BytesMut::new();
+        refusal::refuse(&mut words, refusal);
+        let said = timeout(Settings::goodbye_max(), stream.write_all(&words)).await;
+        if !matches!(said, Ok(Ok(()))) {
+            tracing::debug!("client left before its refusal");
+        }
+    }
+
+    async fn secure(&self, stream: Stream) -> io::Result<Stream> {
+        let Some(tls) = &self.server_tls else {
+            return Ok(stream);
+        };
+        let mut first = [0; 1];
+        let known = timeout(self.settings.login_wait_max, stream.peek(&mut first)).await??;
+        if known == 1 && first == [TLS_HANDSHAKE] {
+            tls.accept(stream).await
+        } else {
+            Ok(stream)
         }
     }
 

@@ -11,16 +11,17 @@ use crate::{
     tenant::Target,
 };
 
-/// How long a test waits for a connection.
-const CONNECT_MAX: Duration = Duration::from_secs(5);
-
 /// Connects, logs in, selects the database and pings; the server's version.
 ///
 /// # Errors
 /// Which step failed, why, and what to do.
-pub async fn probe(target: &Target, tls: &ClientTls) -> Result<String, DialFault> {
+pub async fn probe(
+    target: &Target,
+    tls: &ClientTls,
+    wait_max: Duration,
+) -> Result<String, DialFault> {
     let database = database_of(target)?;
-    let mut upstream = open(target, tls, CONNECT_MAX).await?;
+    let mut upstream = open(target, tls, wait_max).await?;
     let version = upstream.version;
     upstream
         .prepare(version, database)

@@ -1,0 +1,176 @@
+//! The composition root: registry, services, listeners and admin API put together, run and ended.
+//!
+//! The only place that goes over the protocols. Nothing is decided here that a module below could
+//! decide for itself.
+
+mod prober;
+mod services;
+
+use std::{net::SocketAddr, path::PathBuf, sync::Arc};
+
+use anyhow::Context as _;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use self::{prober::Probes, services::Services};
+use crate::{
+    admin::{self, Admin},
+    config::Config,
+    crypto::Secret,
+    net::{
+        Listener,
+        tls::{ClientTls, ServerTls},
+    },
+    protocol::Protocol,
+    registry::Registry,
+    shutdown::Shutdown,
+    telemetry::Exporter,
+};
+
+/// What the outside has to bring: settings, and what was opened on the way to them.
+pub struct Parts {
+    /// The configuration.
+    pub config: Config,
+    /// The registry, open.
+    pub registry: Arc<Registry>,
+    /// The token that may do everything.
+    pub admin_token: Secret,
+}
+
+/// A running gateway.
+pub struct Gateway {
+    config: Config,
+    shutdown: Shutdown,
+    server_tls: Option<ServerTls>,
+}
+
+impl Gateway {
+    /// Opens every listener; clients are served from now on.
+    ///
+    /// # Errors
+    /// When an address is taken, a certificate cannot be read, or metrics were installed before.
+    pub fn start(parts: Parts) -> anyhow::Result<Self> {
+        let Parts {
+            config,
+            registry,
+            admin_token,
+        } = parts;
+        let exporter = Exporter::install().context("metrics")?;
+        let shutdown = Shutdown::new();
+        let roots = config.tls.upstream_roots().map(PathBuf::as_path);
+        let client_tls = ClientTls::new(roots).context("tls.upstream_roots")?;
+        let server_tls = server_tls(&config)?;
+        let services = Arc::new(Services::new(
+            &config,
+            Arc::clone(&registry),
+            &shutdown,
+            &client_tls,
+            server_tls.as_ref(),
+        )?);
+        let mut entrances = admin::Entrances {
+            public_host: Some(config.listen.public_host.clone()).filter(|host| !host.is_empty()),
+            ..admin::Entrances::default()
+        };
+        for protocol in Protocol::ALL {
+            let listener = bind(
+                protocol.label(),
+                config.listen.of(protocol),
+                config.listen.clients_max,
+            )?;
+            let address = listener.local_addr()?;
+            tracing::info!(%protocol, %address, "listening");
+            match protocol {
+                Protocol::Postgres => entrances.postgres = Some(address),
+                Protocol::Redis => entrances.redis = Some(address),
+                Protocol::Mongodb => entrances.mongodb = Some(address),
+            }
+            services.listen(protocol, listener, config.listen.clients_max, &shutdown);
+        }
+        services.follow(&registry, &shutdown);
+        let figures = Arc::clone(&services);
+        let admin = Admin::new(admin::Parts {
+            settings: config.admin.clone(),
+            registry,
+            prober: Arc::new(Probes::new(client_tls, config.pool.dial_wait_max)),
+            figures: Arc::clone(&services) as Arc<dyn admin::Figures>,
+            metrics: Arc::new(move || {
+                figures.note_upstreams();
+                exporter.render()
+            }),
+            token: admin_token,
+            entrances,
+            shutdown: shutdown.clone(),
+        });
+        listen_admin(&config, admin, &shutdown)?;
+        Ok(Self {
+            config,
+            shutdown,
+            server_tls,
+        })
+    }
+
+    /// Serves until a signal ends it: SIGTERM or SIGINT drain, SIGHUP reloads certificates.
+    ///
+    /// # Errors
+    /// When signals cannot be listened for, or tasks had to be ended because the grace was over.
+    pub async fn run(self) -> anyhow::Result<()> {
+        let mut terminate = signal(SignalKind::terminate())?;
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        let mut hangup = signal(SignalKind::hangup())?;
+        loop {
+            tokio::select! {
+                _ = terminate.recv() => break,
+                _ = interrupt.recv() => break,
+                got = hangup.recv() => if got.is_some() { self.reload() },
+            }
+        }
+        self.drain(terminate).await
+    }
+
+    /// Ends within the grace period, or at once at a second signal.
+    async fn drain(self, mut again: Signal) -> anyhow::Result<()> {
+        let grace = self.config.shutdown.grace;
+        tracing::info!(?grace, "draining");
+        let leftover = tokio::select! {
+            leftover = self.shutdown.run_down(grace) => leftover,
+            _ = again.recv() => vec!["everything: second signal"],
+        };
+        if leftover.is_empty() {
+            return Ok(());
+        }
+        anyhow::bail!("ended by force: {}", leftover.join(", "))
+    }
+
+    fn reload(&self) {
+        let files = self.config.tls.server_files();
+        let Some((server_tls, (certificate, key))) = self.server_tls.as_ref().zip(files) else {
+            tracing::info!("nothing to reload: other settings need a restart");
+            return;
+        };
+        match server_tls.reload(&certificate, &key) {
+            Ok(()) => tracing::info!("certificate reloaded; other settings need a restart"),
+            Err(error) => tracing::error!(%error, "certificate not reloaded; the old one stays"),
+        }
+    }
+}
+
+fn server_tls(config: &Config) -> anyhow::Result<Option<ServerTls>> {
+    let load = |(certificate, key): (PathBuf, PathBuf)| {
+        ServerTls::load(&certificate, &key).context("tls.certificate and tls.key")
+    };
+    config.tls.server_files().map(load).transpose()
+}
+
+fn bind(name: &str, address: SocketAddr, clients_max: usize) -> anyhow::Result<Listener> {
+    Listener::bind(address, clients_max).with_context(|| format!("listen.{name} = {address}"))
+}
+
+fn listen_admin(config: &Config, admin: Arc<Admin>, shutdown: &Shutdown) -> anyhow::Result<()> {
+    let listener = bind("admin", config.listen.admin, config.admin.clients_max)?;
+    tracing::info!(address = %listener.local_addr()?, "admin API listening");
+    let serve = move |stream| Arc::clone(&admin).serve(stream);
+    // A caller beyond the bound is closed: HTTP clients come again by themselves.
+    let refuse = |stream| async move { drop(stream) };
+    let run = listener.run(shutdown.clone(), "admin-request", serve, refuse);
+    shutdown.spawn("admin-listener", run);
+    Ok(())
+}
