@@ -21,7 +21,7 @@ use super::{
     outlet,
     plan::Plan,
     refusal::ErrorReply,
-    reply::{self, Incoming},
+    reply::{self, Incoming, Mended},
     session::{Flow, Session},
     upstream::{Dialer, ServerKind, converse},
     wire::Header,
@@ -191,7 +191,13 @@ impl Session {
         let Ok(mended) = reply::mend(bytes, &header, &self.service.topology) else {
             return self.break_off(lease);
         };
-        let bytes = mended.as_deref().unwrap_or(bytes);
+        if !matches!(mended, Mended::Fit) {
+            lease.upstream.era.end();
+        }
+        let bytes = match &mended {
+            Mended::Fit | Mended::StateChange => &*bytes,
+            Mended::StateChangeAnew(anew) => anew,
+        };
         let written = outlet::write_now(&mut self.client, bytes).await;
         let rest = match &written {
             Ok(written) => bytes.get(*written..).unwrap_or_default().to_vec(),

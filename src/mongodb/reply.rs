@@ -58,13 +58,23 @@ pub(super) fn poll_incoming(context: &mut Context<'_>, upstream: &mut Upstream) 
     }
 }
 
+/// What a reply was found to be.
+pub(super) enum Mended {
+    /// Fit to be handed on as it is now.
+    Fit,
+    /// The upstream is not, or no longer, what it was taken for; the reply is fit to be handed on.
+    StateChange,
+    /// The same, but the reply is this one.
+    StateChangeAnew(Vec<u8>),
+}
+
 /// Makes the upstream's topology ours: a driver that cannot order a `topologyVersion` stands still
 /// for ten seconds. In place where it fits; else the whole reply anew.
 pub(super) fn mend(
     reply: &mut [u8],
     header: &Header,
     topology: &Topology,
-) -> Result<Option<Vec<u8>>, WireFault> {
+) -> Result<Mended, WireFault> {
     let body = Message::reply_body(reply, header)?;
     let mut is_error = false;
     let mut code = 0;
@@ -82,7 +92,7 @@ pub(super) fn mend(
     }
     let is_lacking = version_at.is_none() && is_error && is_state_change(code);
     if version_at.is_none() && !is_lacking {
-        return Ok(None);
+        return Ok(Mended::Fit);
     }
     let ours = topology.version();
     let ours = ours.as_bytes();
@@ -92,9 +102,9 @@ pub(super) fn mend(
     {
         slot.copy_from_slice(ours);
         renew_checksum(reply);
-        return Ok(None);
+        return Ok(Mended::StateChange);
     }
-    anew(reply, header, topology).map(Some)
+    anew(reply, header, topology).map(Mended::StateChangeAnew)
 }
 
 /// The reply again, with our topology in it.

@@ -1,23 +1,18 @@
-//! From a target to a logged-in connection, each step's failure named.
-
-use std::time::Duration;
+//! Hello and login with one server, each step's failure named.
 
 use bson::{Binary, RawDocumentBuf, rawdoc, spec::BinarySubtype};
-use tokio::{task::spawn_blocking, time::timeout};
+use tokio::task::spawn_blocking;
 
 use super::super::intake::Intake;
 use super::{
-    ServerKind, Upstream,
+    Era, ServerKind, Upstream,
     converse::{Answer, ConverseError, converse},
 };
 use crate::{
     auth::scram::{Client, Salted, ScramError},
     crypto::Secret,
-    net::{
-        Address, DialFault, DialStep, Stream,
-        tls::{ClientTls, Verify},
-    },
-    tenant::{Endpoint, Target, TlsMode},
+    net::{DialFault, DialStep, Stream},
+    tenant::{Endpoint, Target},
 };
 
 /// The one mechanism that is offered.
@@ -29,83 +24,33 @@ pub(super) struct Opened {
     pub(super) salted: Option<Salted>,
 }
 
-/// Opens a connection to the first server of the target that takes writes.
-pub(super) async fn open(
-    target: &Target,
-    tls: &ClientTls,
-    known: Option<&Salted>,
-    wait_max: Duration,
-) -> Result<Opened, DialFault> {
-    if target.scheme == "mongodb+srv" {
-        return Err(DialFault::new(
-            DialStep::Name,
-            "mongodb+srv:// is not supported yet",
-            "register the hosts themselves: mongodb://host1:27017,host2:27017/?replicaSet=NAME&tls=true",
-        ));
-    }
-    let mut last = None;
-    for endpoint in &target.endpoints {
-        match open_at(target, endpoint, tls, (known, wait_max)).await {
-            Ok(opened) => return Ok(opened),
-            Err(fault) => last = Some(fault),
-        }
-    }
-    Err(last.unwrap_or_else(|| {
-        DialFault::new(DialStep::Name, "the target names no host", "give a host")
-    }))
+/// Why one server was not opened.
+#[derive(Debug)]
+pub(super) enum GreetError {
+    /// It takes no writes, and may know who does.
+    NotPrimary {
+        /// Whom it takes for the primary.
+        primary: Option<Endpoint>,
+    },
+    /// Anything else.
+    Fault(DialFault),
 }
 
-async fn open_at(
-    target: &Target,
-    endpoint: &Endpoint,
-    tls: &ClientTls,
-    (known, wait_max): (Option<&Salted>, Duration),
-) -> Result<Opened, DialFault> {
-    let login = Login::of(target)?;
-    let stream = connect(target, endpoint, tls, wait_max).await?;
-    let greeting = greet(stream, target, login, known);
-    match timeout(wait_max, greeting).await {
-        Ok(outcome) => outcome,
-        Err(_) => Err(DialFault::new(
-            DialStep::Login,
-            format!(
-                "no answer to the greeting within {} ms",
-                wait_max.as_millis()
-            ),
-            "check that a MongoDB server listens there, and whether it wants TLS (tls=true)",
-        )),
+impl From<DialFault> for GreetError {
+    fn from(fault: DialFault) -> Self {
+        Self::Fault(fault)
     }
-}
-
-async fn connect(
-    target: &Target,
-    endpoint: &Endpoint,
-    tls: &ClientTls,
-    wait_max: Duration,
-) -> Result<Stream, DialFault> {
-    let address = Address {
-        host: &endpoint.host,
-        port: endpoint.port,
-    };
-    let stream = crate::net::dial(address, wait_max).await?;
-    let verify = match target.tls {
-        TlsMode::Disable => return Ok(stream),
-        TlsMode::Prefer | TlsMode::Require => Verify::Nothing,
-        TlsMode::VerifyCa => Verify::Chain,
-        TlsMode::VerifyFull => Verify::ChainAndName,
-    };
-    tls.upgrade(stream, &endpoint.host, verify).await
 }
 
 /// Who logs in, and where that user is defined.
-struct Login<'a> {
+pub(super) struct Login<'a> {
     user: &'a str,
     password: &'a Secret,
     source: &'a str,
 }
 
 impl<'a> Login<'a> {
-    fn of(target: &'a Target) -> Result<Option<Self>, DialFault> {
+    pub(super) fn of(target: &'a Target) -> Result<Option<Self>, DialFault> {
         let option = |key: &str| target.options.get(key).map(String::as_str);
         let Some(user) = target.user.as_deref() else {
             return Ok(None);
@@ -134,12 +79,12 @@ impl<'a> Login<'a> {
 }
 
 /// Hello and login in two round trips: the login's first message rides on the hello.
-async fn greet(
+pub(super) async fn greet(
     mut stream: Stream,
     target: &Target,
     login: Option<Login<'_>>,
     known: Option<&Salted>,
-) -> Result<Opened, DialFault> {
+) -> Result<Opened, GreetError> {
     let mut intake = Intake::default();
     let begun = match &login {
         Some(login) => Some(Client::begin(login.user).map_err(|error| scram_fault(&error))?),
@@ -159,6 +104,7 @@ async fn greet(
         stream,
         intake,
         kind,
+        era: Era::default(),
     };
     let salted = match (login, begun) {
         (Some(login), Some((client, first))) => {
@@ -204,7 +150,7 @@ fn payload(text: &str) -> Binary {
 }
 
 /// What the server is; a fault when it is none that takes writes.
-fn kind_of(answer: &Answer, target: &Target) -> Result<ServerKind, DialFault> {
+fn kind_of(answer: &Answer, target: &Target) -> Result<ServerKind, GreetError> {
     let text = |name| {
         answer
             .field(name)
@@ -220,11 +166,11 @@ fn kind_of(answer: &Answer, target: &Target) -> Result<ServerKind, DialFault> {
         && kind != ServerKind::Router
         && set.as_ref() != Some(wanted)
     {
-        return Err(DialFault::new(
+        return Err(GreetError::Fault(DialFault::new(
             DialStep::Login,
             format!("the server is not of the replica set '{wanted}'"),
             "check replicaSet= in the connection string",
-        ));
+        )));
     }
     let is_direct = target
         .options
@@ -234,11 +180,18 @@ fn kind_of(answer: &Answer, target: &Target) -> Result<ServerKind, DialFault> {
     if is_primary || is_direct {
         return Ok(kind);
     }
-    Err(DialFault::new(
-        DialStep::Login,
-        "the server is not the primary of its replica set",
-        "register every member of the set as a seed; elections are followed among them",
-    ))
+    let primary = text("primary").and_then(|text| {
+        let (host, port) = text.rsplit_once(':')?;
+        let host = host
+            .trim_start_matches('[')
+            .trim_end_matches(']')
+            .to_owned();
+        Some(Endpoint {
+            host,
+            port: port.parse().ok()?,
+        })
+    });
+    Err(GreetError::NotPrimary { primary })
 }
 
 /// The server's first message, if it took up the speculative login.

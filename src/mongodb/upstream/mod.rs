@@ -6,18 +6,25 @@
 mod converse;
 mod handshake;
 mod probe;
+mod seeds;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use ahash::AHashMap;
 use parking_lot::Mutex;
-use tokio::io::AsyncWriteExt as _;
+use tokio::{io::AsyncWriteExt as _, time::Instant};
 
 pub use probe::probe;
 
 pub(crate) use converse::converse;
 
-use self::handshake::open;
+use self::seeds::{OpenError, open};
 use super::intake::Intake;
 use crate::{
     auth::scram::Salted,
@@ -28,8 +35,11 @@ use crate::{
 
 /// How long one server of a target may take to accept a connection.
 const CONNECT_WAIT_MAX: Duration = Duration::from_secs(5);
-/// Tenants whose salted password is kept.
-const SALTED_MAX: usize = 10_000;
+/// Tenants of whom something is kept.
+const KNOWN_MAX: usize = 10_000;
+/// How long a set without a primary is waited for, and how often it is asked.
+const ELECTION_WAIT_MAX: Duration = Duration::from_secs(8);
+const ELECTION_ASK_EVERY: Duration = Duration::from_millis(200);
 
 /// What the server at the other end is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,11 +60,51 @@ pub struct Upstream {
     pub(crate) intake: Intake,
     /// What it is connected to.
     pub(crate) kind: ServerKind,
+    /// Until when that is true.
+    pub(crate) era: Era,
+}
+
+/// The time during which a tenant's servers keep their parts: it ends with an election. Connections
+/// of a past era are not used again.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Era {
+    current: Arc<AtomicU64>,
+    own: u64,
+}
+
+impl Era {
+    /// Ends the era of all connections that were opened in it.
+    pub(crate) fn end(&self) {
+        // Many notice the same election: only the first counts it.
+        let next = self.own.wrapping_add(1);
+        let (own, order) = (self.own, Ordering::Relaxed);
+        if self
+            .current
+            .compare_exchange(own, next, order, order)
+            .is_ok()
+        {
+            tracing::info!(
+                "an upstream is no longer primary; its tenant's connections are renewed"
+            );
+        }
+    }
+
+    fn is_over(&self) -> bool {
+        self.current.load(Ordering::Relaxed) != self.own
+    }
+
+    /// The era of this moment.
+    fn now(&self) -> Self {
+        Self {
+            current: Arc::clone(&self.current),
+            own: self.current.load(Ordering::Relaxed),
+        }
+    }
 }
 
 impl pool::Upstream for Upstream {
     fn is_open(&mut self) -> bool {
-        self.intake.pending().is_empty() && self.stream.is_quiet()
+        !self.era.is_over() && self.intake.pending().is_empty() && self.stream.is_quiet()
     }
 
     async fn reset(&mut self) -> Result<(), String> {
@@ -71,31 +121,49 @@ impl pool::Upstream for Upstream {
 /// Opens connections for the pools.
 pub struct Dialer {
     tls: ClientTls,
-    /// Deriving a key from a password costs milliseconds; each tenant's is kept.
-    salted: Mutex<AHashMap<TenantId, (Generation, Salted)>>,
+    tenants: Mutex<AHashMap<TenantId, Known>>,
+}
+
+/// What is kept of a tenant from one dial to the next.
+#[derive(Clone, Default)]
+struct Known {
+    generation: Generation,
+    /// Deriving a key from a password costs milliseconds.
+    salted: Option<Salted>,
+    era: Era,
 }
 
 impl Dialer {
-    /// A dialer that knows no password yet.
+    /// A dialer that knows nobody yet.
     pub fn new(tls: ClientTls) -> Self {
         Self {
             tls,
-            salted: Mutex::new(AHashMap::new()),
+            tenants: Mutex::new(AHashMap::new()),
         }
     }
 
-    fn known(&self, tenant: &Tenant) -> Option<Salted> {
-        let salted = self.salted.lock();
-        let (generation, salted) = salted.get(&tenant.id)?;
-        (*generation == tenant.generation).then(|| salted.clone())
+    fn known(&self, tenant: &Tenant) -> Known {
+        let mut tenants = self.tenants.lock();
+        if tenants.len() >= KNOWN_MAX && !tenants.contains_key(&tenant.id) {
+            tenants.clear();
+        }
+        let known = tenants.entry(tenant.id).or_default();
+        if known.generation != tenant.generation {
+            // Another password may be right now.
+            *known = Known {
+                generation: tenant.generation,
+                ..Known::default()
+            };
+        }
+        known.clone()
     }
 
-    fn remember(&self, tenant: &Tenant, fresh: Salted) {
-        let mut salted = self.salted.lock();
-        if salted.len() >= SALTED_MAX {
-            salted.clear();
+    fn remember(&self, tenant: &Tenant, salted: Option<Salted>) {
+        if let Some(known) = self.tenants.lock().get_mut(&tenant.id)
+            && known.generation == tenant.generation
+        {
+            known.salted = salted;
         }
-        salted.insert(tenant.id, (tenant.generation, fresh));
     }
 }
 
@@ -104,9 +172,30 @@ impl pool::Dial for Dialer {
 
     async fn dial(&self, tenant: &Arc<Tenant>) -> Result<Upstream, DialFault> {
         let known = self.known(tenant);
-        let opened = open(&tenant.target, &self.tls, known.as_ref(), CONNECT_WAIT_MAX).await?;
-        if let (None, Some(salted)) = (known, opened.salted) {
-            self.remember(tenant, salted);
+        let until = Instant::now() + ELECTION_WAIT_MAX;
+        let mut opened = loop {
+            let era = known.era.now();
+            match open(
+                &tenant.target,
+                &self.tls,
+                known.salted.as_ref(),
+                CONNECT_WAIT_MAX,
+            )
+            .await
+            {
+                Ok(mut opened) => {
+                    opened.upstream.era = era;
+                    break opened;
+                }
+                // The servers are there and will agree soon.
+                Err(OpenError::NoPrimary(_)) if Instant::now() < until => {
+                    tokio::time::sleep(ELECTION_ASK_EVERY).await;
+                }
+                Err(error) => return Err(error.into()),
+            }
+        };
+        if known.salted.is_none() {
+            self.remember(tenant, opened.salted.take());
         }
         Ok(opened.upstream)
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use bson::rawdoc;
 use tokio::time::timeout;
 
-use super::{converse::converse, handshake::open};
+use super::{converse::converse, seeds::open};
 use crate::{
     net::{DialFault, DialStep, tls::ClientTls},
     tenant::Target,

@@ -1,0 +1,127 @@
+//! From a target to the server of it that takes writes: seeds, and members' word on who is primary.
+
+use std::time::Duration;
+
+use tokio::time::timeout;
+
+use super::handshake::{GreetError, Login, Opened, greet};
+use crate::{
+    auth::scram::Salted,
+    net::{
+        Address, DialFault, DialStep, Stream,
+        tls::{ClientTls, Verify},
+    },
+    tenant::{Endpoint, Target, TlsMode},
+};
+
+/// How often a member's word on who is primary is followed.
+const FOLLOWED_MAX: u32 = 3;
+/// Why no server of a target was opened.
+#[derive(Debug)]
+pub(super) enum OpenError {
+    /// Its servers are members of a set that has no primary at the moment.
+    NoPrimary(DialFault),
+    /// Anything else.
+    Fault(DialFault),
+}
+
+impl From<OpenError> for DialFault {
+    fn from(error: OpenError) -> Self {
+        match error {
+            OpenError::NoPrimary(fault) | OpenError::Fault(fault) => fault,
+        }
+    }
+}
+
+/// Opens a connection to the first server of the target that takes writes.
+pub(super) async fn open(
+    target: &Target,
+    tls: &ClientTls,
+    known: Option<&Salted>,
+    wait_max: Duration,
+) -> Result<Opened, OpenError> {
+    if target.scheme == "mongodb+srv" {
+        return Err(OpenError::Fault(DialFault::new(
+            DialStep::Name,
+            "mongodb+srv:// is not supported yet",
+            "register the hosts themselves: mongodb://host1:27017,host2:27017/?replicaSet=NAME&tls=true",
+        )));
+    }
+    let mut candidates: Vec<Endpoint> = target.endpoints.iter().rev().cloned().collect();
+    let mut followed = 0;
+    let mut last = None;
+    while let Some(endpoint) = candidates.pop() {
+        match open_at(target, &endpoint, tls, (known, wait_max)).await {
+            Ok(opened) => return Ok(opened),
+            Err(GreetError::NotPrimary { primary }) => {
+                last = Some(OpenError::NoPrimary(no_primary()));
+                // A member knows who is primary, also when that is none of the seeds.
+                if let Some(primary) = primary.filter(|_| followed < FOLLOWED_MAX) {
+                    followed += 1;
+                    candidates.retain(|candidate| *candidate != primary);
+                    candidates.push(primary);
+                }
+            }
+            // That a member has no primary says more than that another cannot be reached.
+            Err(GreetError::Fault(_)) if matches!(last, Some(OpenError::NoPrimary(_))) => {}
+            Err(GreetError::Fault(fault)) => last = Some(OpenError::Fault(fault)),
+        }
+    }
+    Err(last.unwrap_or_else(|| {
+        OpenError::Fault(DialFault::new(
+            DialStep::Name,
+            "the target names no host",
+            "give a host",
+        ))
+    }))
+}
+
+fn no_primary() -> DialFault {
+    DialFault::new(
+        DialStep::Login,
+        "no member of the replica set is primary",
+        "wait for the election to end, or register every member of the set as a seed",
+    )
+}
+
+async fn open_at(
+    target: &Target,
+    endpoint: &Endpoint,
+    tls: &ClientTls,
+    (known, wait_max): (Option<&Salted>, Duration),
+) -> Result<Opened, GreetError> {
+    let login = Login::of(target)?;
+    let stream = connect(target, endpoint, tls, wait_max).await?;
+    let greeting = greet(stream, target, login, known);
+    match timeout(wait_max, greeting).await {
+        Ok(outcome) => outcome,
+        Err(_) => Err(GreetError::Fault(DialFault::new(
+            DialStep::Login,
+            format!(
+                "no answer to the greeting within {} ms",
+                wait_max.as_millis()
+            ),
+            "check that a MongoDB server listens there, and whether it wants TLS (tls=true)",
+        ))),
+    }
+}
+
+async fn connect(
+    target: &Target,
+    endpoint: &Endpoint,
+    tls: &ClientTls,
+    wait_max: Duration,
+) -> Result<Stream, DialFault> {
+    let address = Address {
+        host: &endpoint.host,
+        port: endpoint.port,
+    };
+    let stream = crate::net::dial(address, wait_max).await?;
+    let verify = match target.tls {
+        TlsMode::Disable => return Ok(stream),
+        TlsMode::Prefer | TlsMode::Require => Verify::Nothing,
+        TlsMode::VerifyCa => Verify::Chain,
+        TlsMode::VerifyFull => Verify::ChainAndName,
+    };
+    tls.upgrade(stream, &endpoint.host, verify).await
+}
