@@ -149,9 +149,9 @@ impl Exchange {
 
     fn settle(&mut self, client: &Outbox, is_silent: bool) -> Result<(), ExchangeFault> {
         let input = &mut self.lease.upstream.input;
-        let hand_on = |bytes: &[u8]| {
+        let hand_on = |bytes: &[u8], is_last| {
             if !is_silent {
-                client.append(|out| out.extend_from_slice(bytes));
+                client.append_part(bytes, is_last);
             }
         };
         while self.left > 0 {
@@ -162,7 +162,7 @@ impl Exchange {
             if frame.kind == b'>' {
                 continue;
             }
-            hand_on(&reply);
+            hand_on(&reply, true);
             self.kind = frame.kind;
             self.is_cut = false;
             self.left -= 1;
@@ -172,7 +172,7 @@ impl Exchange {
             let piece = input.split_to(self.scanner.settled(input));
             self.scanner.moved(piece.len());
             self.is_cut = !is_silent;
-            hand_on(&piece);
+            hand_on(&piece, false);
         }
         Ok(())
     }

@@ -1,8 +1,8 @@
 //! Redis: many clients over few upstreams, each with the connection state that is its own.
 //!
 //! The rooms are those of every protocol: `wire`, `login`, `session`, `exchange`, `upstream`,
-//! `policy`, `refusal`. Redis' own: `trunk` (shared pipelined upstreams), `outbox` (what is on its
-//! way to a client), `commands` (the table of what each command needs), `station` (what the clients
+//! `policy`, `refusal`. Redis' own: `trunk` (shared pipelined upstreams), `subscriptions` (one upstream
+//! for all subscribers), `outbox` (what is on its way to a client), `commands` (the table of what each command needs), `station` (what the clients
 //! of one tenant share), `service` and `settings`. No pool accounting and no registry here.
 
 mod commands;
@@ -15,6 +15,7 @@ mod service;
 mod session;
 mod settings;
 mod station;
+mod subscriptions;
 mod trunk;
 mod upstream;
 mod wire;

@@ -11,7 +11,7 @@ use std::{
     task::{Context, Poll, Waker},
 };
 
-use bytes::{Buf, BytesMut};
+use bytes::{Buf, BufMut, BytesMut};
 use parking_lot::Mutex;
 use tokio::io::{AsyncReadExt, AsyncWrite};
 
@@ -31,6 +31,10 @@ pub(super) struct Outbox {
 struct Line {
     stream: Stream,
     out: BytesMut,
+    /// Messages that came in the middle of a reply.
+    later: BytesMut,
+    /// A part of a reply is in `out`, and not the rest.
+    is_midway: bool,
     /// Replies that a trunk still owes.
     owed: usize,
     /// The session wants to be woken when no more than this many are owed.
@@ -86,6 +90,8 @@ impl Outbox {
         let line = Line {
             stream,
             out: BytesMut::new(),
+            later: BytesMut::new(),
+            is_midway: false,
             owed: 0,
             wake_at: None,
             task: None,
@@ -129,11 +135,38 @@ impl Outbox {
                 line.end(Ending::Slow);
             } else {
                 line.out.extend_from_slice(bytes);
+                line.set_midway(replies == 0);
                 line.reply_bytes =
                     (line.reply_bytes - line.reply_bytes / 8).max(bytes.len() / replies.max(1));
             }
         }
         !std::mem::replace(&mut line.touched, true)
+    }
+
+    /// Delivers a message that answers nothing. True: the caller has to [`flush`](Self::flush).
+    pub(super) fn publish(&self, kind: u8, body: &[u8]) -> bool {
+        let mut line = self.line.lock();
+        if line.ending.is_none() {
+            if line.out.len() + line.later.len() > self.bytes_max {
+                line.end(Ending::Slow);
+            } else {
+                let out = if line.is_midway {
+                    &mut line.later
+                } else {
+                    &mut line.out
+                };
+                out.put_u8(kind);
+                out.put_slice(body);
+            }
+        }
+        !std::mem::replace(&mut line.touched, true)
+    }
+
+    /// Appends a part of a reply that the session relays; messages wait until it is whole.
+    pub(super) fn append_part(&self, bytes: &[u8], is_last: bool) {
+        let mut line = self.line.lock();
+        line.out.put_slice(bytes);
+        line.set_midway(!is_last);
     }
 
     /// Tells the session that its `SELECT` succeeded.
@@ -219,6 +252,15 @@ impl Line {
         self.ending.get_or_insert(ending);
         if ending != Ending::Cut {
             self.out = BytesMut::new();
+        }
+    }
+
+    /// Between the parts of a reply nothing else may come.
+    fn set_midway(&mut self, is_midway: bool) {
+        self.is_midway = is_midway;
+        if !is_midway && !self.later.is_empty() {
+            let later = std::mem::take(&mut self.later);
+            self.out.extend_from_slice(&later);
         }
     }
 

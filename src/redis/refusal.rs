@@ -197,6 +197,17 @@ pub(super) fn nested(out: &mut BytesMut, name: &str) {
     }
 }
 
+/// Appends what a RESP2 client hears that is subscribed and sends another command.
+pub(super) fn subscribed(out: &mut BytesMut, name: &str) {
+    line(
+        out,
+        &format!(
+            "ERR Can't execute '{name}': only (P|S)SUBSCRIBE / (P|S)UNSUBSCRIBE / PING / QUIT / \
+             RESET are allowed in this context"
+        ),
+    );
+}
+
 /// One line, whatever the text holds: a line break in it would be read as another reply.
 fn line(out: &mut BytesMut, text: &str) {
     out.put_u8(b'-');

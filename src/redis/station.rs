@@ -10,6 +10,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use super::{
     exchange::Exchange,
     settings::Settings,
+    subscriptions::Hub,
     trunk::Trunks,
     upstream::{Dialer, database_of},
     wire::Version,
@@ -28,6 +29,7 @@ const SERVER_UNKNOWN: &str = "6.0.0";
 pub(super) struct Station {
     pool: Arc<Pool<Dialer>>,
     trunks: Trunks,
+    hub: Arc<Hub>,
     /// Bounds leases that are held for long, so that trunks always have a place. Fair.
     pins: Arc<Semaphore>,
     /// The database of the connection URL.
@@ -47,10 +49,12 @@ impl Station {
     ) -> Self {
         let max = tenant.limits.upstream_max;
         let trunks_max = settings.trunks_max.min(max.saturating_sub(1)).max(1);
-        let pins = max.saturating_sub(trunks_max).max(1);
+        // One more is for the subscriptions.
+        let pins = max.saturating_sub(trunks_max + 1).max(1);
         let home = database_of(&tenant.target).unwrap_or(0);
         Self {
-            trunks: Trunks::new(Arc::clone(&pool), shutdown, settings, trunks_max),
+            trunks: Trunks::new(Arc::clone(&pool), shutdown.clone(), settings, trunks_max),
+            hub: Hub::new(Arc::clone(&pool), shutdown),
             pool,
             pins: Arc::new(Semaphore::new(pins)),
             home,
@@ -70,6 +74,10 @@ impl Station {
 
     pub(super) fn trunks(&self) -> &Trunks {
         &self.trunks
+    }
+
+    pub(super) fn hub(&self) -> &Arc<Hub> {
+        &self.hub
     }
 
     /// The database that a client starts with.

@@ -105,7 +105,11 @@ impl Session {
         let Some(member) = &self.member else {
             return false;
         };
-        if self.held.is_some() || self.replies != Replies::On || !self.decoder.is_canonical() {
+        if self.held.is_some()
+            || self.is_modal()
+            || self.replies != Replies::On
+            || !self.decoder.is_canonical()
+        {
             return false;
         }
         let second = (self.decoder.len() > 1).then(|| self.decoder.arg(bytes, 1));
@@ -214,6 +218,12 @@ impl Session {
         if is_served_here && !command.takes(request.words.len()) {
             return self.decline(request, |out| refusal::wrong_arity(out, &command.name));
         }
+        if self.is_modal()
+            && command.class != Class::Subscribe
+            && !["ping", "quit", "reset"].contains(&command.name.as_str())
+        {
+            return self.decline(request, |out| refusal::subscribed(out, &command.name));
+        }
         if self.held.is_some() {
             return self.dispatch_held(request, command);
         }
@@ -224,7 +234,8 @@ impl Session {
             Class::Alone => self.exclusively(request, Job::Alone(request.encoded())),
             Class::Local => self.dispatch_local(request, command),
             Class::Transaction => self.dispatch_transaction(request, command),
-            Class::Subscribe | Class::Never | Class::Container => {
+            Class::Subscribe => self.dispatch_subscribe(request, command),
+            Class::Never | Class::Container => {
                 self.decline(request, |out| refusal::unsupported(out, &command.name))
             }
         }

@@ -19,6 +19,11 @@ impl Session {
         command: &Command,
     ) -> Result<usize, Next> {
         match command.name.as_str() {
+            "ping" if self.is_modal() && request.words.len() < 3 => self.answer(|out, _| {
+                wire::array(out, 2);
+                wire::bulk(out, b"pong");
+                wire::bulk(out, request.word(1));
+            })?,
             "ping" => match request.words.len() {
                 1 => self.answer(|out, _| wire::simple(out, "PONG"))?,
                 2 => self.answer(|out, _| wire::bulk(out, request.word(1)))?,
@@ -109,7 +114,7 @@ impl Session {
         hello: Hello,
         credentials: Option<Credentials>,
     ) -> Result<usize, Next> {
-        if self.held.is_some() {
+        if self.held.is_some() || self.is_subscribed() {
             return self.decline(request, |out| refusal::plain(out, Plain::LoginBusy));
         }
         if self.outbox.standing().owed > 0 {
@@ -126,6 +131,7 @@ impl Session {
         }
         // Dropped, the upstream is closed, and what it watched or queued with it.
         self.held = None;
+        self.subscriber = None;
         self.trunk = None;
         self.version = Version::Resp2;
         self.database = 0;

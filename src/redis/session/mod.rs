@@ -14,11 +14,12 @@ mod clients;
 mod entry;
 mod exclusive;
 mod local;
+mod subscribe;
 mod transaction;
 
 use std::{future::Future, net::SocketAddr, pin::Pin, sync::Arc};
 
-use bytes::{Buf, BytesMut};
+use bytes::{Buf, Bytes, BytesMut};
 
 use super::{
     exchange::Exchange,
@@ -28,6 +29,7 @@ use super::{
     service::Service,
     settings::Settings,
     station::Station,
+    subscriptions::{Kind, Subscriber},
     trunk::Trunk,
     wire::{Decoder, Limits, Step, Version},
 };
@@ -53,6 +55,7 @@ pub(super) struct Session {
     replies: Replies,
     /// The trunk that carries this client's commands.
     trunk: Option<Arc<Trunk>>,
+    subscriber: Option<Subscriber>,
     /// An upstream of its own, in a transaction or while watching.
     held: Option<Held>,
     control: Pin<Box<dyn Future<Output = Control> + Send>>,
@@ -114,6 +117,8 @@ enum Next {
     Login(Hello, Option<Credentials>),
     /// An upstream of its own, for these commands.
     Exclusive(exclusive::Job),
+    /// Subscriptions to be confirmed.
+    Subscribe(Kind, Vec<Bytes>),
     /// Nothing: the client is to be closed once it has what is owed.
     End,
 }
@@ -140,6 +145,7 @@ impl Session {
             name: String::new(),
             replies: Replies::On,
             trunk: None,
+            subscriber: None,
             held: None,
             control,
             is_draining: false,
@@ -175,6 +181,7 @@ impl Session {
             Next::Room => self.room().await?,
             Next::Trunk => self.open_trunk().await?,
             Next::Login(hello, credentials) => self.log_in(hello, credentials).await?,
+            Next::Subscribe(kind, names) => self.subscribe(kind, names).await?,
             Next::Exclusive(job) => self.run_exclusive(job).await?,
             Next::End => {
                 self.settled(0).await?;

@@ -101,7 +101,8 @@ impl Session {
             (Class::Local | Class::Subscribe | Class::Alone, _, true) => {
                 return self.decline(request, |out| refusal::not_in_transaction(out, name));
             }
-            (Class::Subscribe | Class::Alone | Class::Never | Class::Container, _, _) => {
+            (Class::Subscribe, _, false) => return self.dispatch_subscribe(request, command),
+            (Class::Alone | Class::Never | Class::Container, _, _) => {
                 return self.decline(request, |out| refusal::unsupported(out, name));
             }
         };

@@ -6,12 +6,14 @@
 
 mod inline;
 mod number;
+mod push;
 mod render;
 mod reply;
 mod request;
 
+pub(super) use push::Push;
 pub(super) use render::{
-    NULL_ARRAY, Version, array, bulk, encode_command, integer, map, simple, verbatim,
+    NULL_ARRAY, Version, array, bulk, encode_command, integer, map, push, simple, verbatim,
 };
 pub(super) use reply::{ReplyFault, Scanner};
 pub(super) use request::{Decoder, Limits, Step};

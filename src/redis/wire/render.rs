@@ -77,6 +77,12 @@ pub(in crate::redis) fn map(out: &mut BytesMut, version: Version, pairs: usize) 
     }
 }
 
+/// The head of a push: an array in RESP2.
+pub(in crate::redis) fn push(out: &mut BytesMut, version: Version, elements: usize) {
+    let kind = version.pick([b'*', b'>']);
+    line(out, kind, elements.to_string().as_bytes());
+}
+
 /// A command as a RESP array.
 pub(in crate::redis) fn encode_command<W: AsRef<[u8]>>(out: &mut impl BufMut, words: &[W]) {
     out.put_slice(format!("*{}\r\n", words.len()).as_bytes());
