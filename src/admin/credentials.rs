@@ -125,6 +125,15 @@ pub(super) async fn revoke(
     Ok(gone())
 }
 
+pub(super) async fn revoke_by_id(
+    State(admin): State<Arc<Admin>>,
+    Extension(actor): Extension<Actor>,
+    Path(id): Path<String>,
+) -> Answer {
+    admin.parts.registry.revoke(parse_id(&id)?, &actor).await?;
+    Ok(gone())
+}
+
 /// The one time that the password is told.
 fn told(issued: &Issued, login: &str) -> Value {
     json!({

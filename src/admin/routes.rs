@@ -73,6 +73,10 @@ fn api() -> Router<Arc<Admin>> {
             "/projects/{ref}/credentials/{credential}",
             delete(credentials::revoke),
         )
+        .route(
+            "/credentials/{credential}",
+            delete(credentials::revoke_by_id),
+        )
         .route("/audit", get(projects::audit))
         .route("/info", get(figures::info))
         .route("/stats", get(figures::stats))

@@ -4,7 +4,7 @@ use std::{io, path::PathBuf};
 
 use thiserror::Error;
 
-use super::Config;
+use super::{Config, ConfigFault};
 use crate::{
     admin,
     crypto::{CryptoError, Keyring, Secret},
@@ -22,6 +22,9 @@ pub enum AssembleError {
         /// What the system says.
         source: io::Error,
     },
+    /// Another registry is asked for.
+    #[error(transparent)]
+    Config(#[from] ConfigFault),
     /// The encryption keys are not usable.
     #[error(transparent)]
     Keys(#[from] CryptoError),
@@ -35,6 +38,7 @@ pub enum AssembleError {
 /// # Errors
 /// Says which file or key is not usable.
 pub async fn open_registry(config: &Config) -> Result<Registry, AssembleError> {
+    config.check_registry()?;
     make_dir(config)?;
     let secrets = &config.secrets;
     let keyring = if let Some(keys) = secrets.encryption_keys.get() {

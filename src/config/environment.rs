@@ -62,8 +62,9 @@ const VARIABLES: [(&str, Set); 17] = [
     ("MONGODB_MAX_POOL_SIZE", |config, text| {
         to(&mut config.limits.mongodb.upstream_max, text)
     }),
-    ("DATABASE_URL", |_, _| {
-        Err("the PostgreSQL registry is not available yet; unset it to use the embedded one".into())
+    ("DATABASE_URL", |config, text| {
+        hide(&mut config.database_url, text);
+        Ok(())
     }),
 ];
 

@@ -54,6 +54,9 @@ pub struct Config {
     pub limits: Limits,
     /// How the gateway ends.
     pub shutdown: Shutdown,
+    /// `DATABASE_URL`: a registry in `PostgreSQL`, which is not available yet.
+    #[serde(skip)]
+    pub database_url: Hidden,
 }
 
 impl Config {
@@ -67,6 +70,22 @@ impl Config {
             default.is_file().then_some(default)
         });
         Self::read(found.as_deref(), |name| std::env::var(name).ok())
+    }
+
+    /// What a command that only asks a running gateway need not care for.
+    ///
+    /// # Errors
+    /// When `DATABASE_URL` is set: using another registry instead would be wrong.
+    pub fn check_registry(&self) -> Result<(), ConfigFault> {
+        match self.database_url.get() {
+            None => Ok(()),
+            Some(_) => Err(ConfigFault::Variable {
+                name: "DATABASE_URL",
+                why: "the PostgreSQL registry is not available yet; \
+                      unset it to use the embedded one"
+                    .to_owned(),
+            }),
+        }
     }
 
     fn read(

@@ -124,10 +124,15 @@ fn wrong_variables_are_named() {
         ("POLYPOOL_REDIS_LISTEN", "6380", "is not an address"),
         ("MAX_POSTGRES_CONNECTIONS", "many", "'many'"),
         ("MAX_POSTGRES_CONNECTIONS", "0", "must be at least 1"),
-        ("DATABASE_URL", "postgres://h/p", "not available yet"),
     ];
     for (name, value, expected) in cases {
         let told = read(&[(name, value)]).unwrap_err().to_string();
         assert!(told.starts_with(name) && told.contains(expected), "{told}");
     }
+    let elsewhere = read(&[("DATABASE_URL", "postgres://h/p")]).unwrap();
+    let told = elsewhere.check_registry().unwrap_err().to_string();
+    assert!(
+        told.starts_with("DATABASE_URL: ") && told.contains("not available yet"),
+        "{told}"
+    );
 }
