@@ -21,7 +21,7 @@ pub use self::{
     assemble::{AssembleError, admin_token, open_registry},
     fault::ConfigFault,
     hidden::Hidden,
-    sections::{Limits, Listen, Log, LogFormat, Mode, Secrets, Shutdown, Tls, TypeLimits},
+    sections::{Limits, Listen, Log, LogFormat, Mode, Runtime, Secrets, Shutdown, Tls, TypeLimits},
 };
 use crate::{admin, mongodb, pool, redis, registry};
 
@@ -52,6 +52,8 @@ pub struct Config {
     pub mongodb: mongodb::Settings,
     /// What bounds a database that sets no limits of its own.
     pub limits: Limits,
+    /// What the gateway runs on.
+    pub runtime: Runtime,
     /// How the gateway ends.
     pub shutdown: Shutdown,
     /// `DATABASE_URL`: a registry in `PostgreSQL`, which is not available yet.

@@ -285,6 +285,14 @@ fn of_mongodb<'de, D: Deserializer<'de>>(deserializer: D) -> Result<TypeLimits, 
     given(deserializer, Protocol::Mongodb)
 }
 
+/// What the gateway runs on.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Runtime {
+    /// Threads that serve clients; 0: one for each core.
+    pub threads: usize,
+}
+
 /// How the gateway ends.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]

@@ -153,6 +153,16 @@ impl Gateway {
     }
 }
 
+/// How databases are tested with these settings, without a gateway that runs.
+///
+/// # Errors
+/// When the certificates to trust cannot be read.
+pub fn prober(config: &Config) -> anyhow::Result<Arc<dyn admin::Prober>> {
+    let roots = config.tls.upstream_roots().map(PathBuf::as_path);
+    let client_tls = ClientTls::new(roots).context("tls.upstream_roots")?;
+    Ok(Arc::new(Probes::new(client_tls, config.pool.dial_wait_max)))
+}
+
 fn server_tls(config: &Config) -> anyhow::Result<Option<ServerTls>> {
     let load = |(certificate, key): (PathBuf, PathBuf)| {
         ServerTls::load(&certificate, &key).context("tls.certificate and tls.key")

@@ -1,0 +1,33 @@
+//! `polypool check-config`: whether the gateway would start with these settings.
+
+use std::path::Path;
+
+use serde_json::json;
+
+use super::output::Output;
+use crate::{
+    config::{Config, DEFAULT_FILE},
+    crypto::Keyring,
+    net::tls::{ClientTls, ServerTls},
+};
+
+/// Key, line and variable faults have been found by loading; here is what else can be known.
+pub(super) fn run(config: &Config, file: Option<&Path>, output: &Output) -> anyhow::Result<()> {
+    config.check_registry()?;
+    if let Some(keys) = config.secrets.encryption_keys.get() {
+        Keyring::parse(keys.expose())?;
+    }
+    ClientTls::new(config.tls.upstream_roots().map(std::path::PathBuf::as_path))?;
+    if let Some((certificate, key)) = config.tls.server_files() {
+        ServerTls::load(&certificate, &key)?;
+    }
+    let default = Path::new(DEFAULT_FILE);
+    let file = file.or_else(|| default.is_file().then_some(default));
+    let value = json!({ "valid": true, "file": file, "config": toml::Table::try_from(config)? });
+    output.result(&value, |_| {
+        vec![match file {
+            Some(file) => format!("{} is sound", file.display()),
+            None => "no file; the defaults and the environment are sound".to_owned(),
+        }]
+    })
+}
