@@ -25,7 +25,6 @@ use std::{
 
 use bytes::{Bytes, BytesMut};
 use parking_lot::Mutex;
-use tokio::time::Instant;
 
 use super::{
     outbox::Outbox,
@@ -40,7 +39,6 @@ const INBOX_BYTES_KEPT_MAX: usize = 1024 * 1024;
 /// The handle by which sessions use a trunk.
 pub(super) struct Trunk {
     version: Version,
-    opened: Instant,
     inbox: Arc<Mutex<Inbox>>,
 }
 
@@ -129,7 +127,6 @@ impl Trunk {
         };
         Self {
             version,
-            opened: Instant::now(),
             inbox: Arc::new(Mutex::new(inbox)),
         }
     }

@@ -73,9 +73,6 @@ impl Trunks {
         open.retain(|one| !one.trunk.is_closed());
         let mut found: Option<&Open> = None;
         for one in open.iter().filter(|one| one.trunk.version == version) {
-            if one.trunk.opened.elapsed() > AGE_MAX {
-                continue;
-            }
             if one.database == database {
                 return Some(Arc::clone(&one.trunk));
             }
@@ -158,12 +155,14 @@ impl Trunks {
 /// Runs a trunk on its lease, and gives the lease back as the trunk's end allows.
 async fn drive(mut lease: Lease<Dialer>, trunk: &Trunk, patience: Patience) {
     let inbox = Arc::clone(&trunk.inbox);
-    let fault = Driver::new(&mut lease.upstream.stream, inbox, patience)
-        .run()
-        .await;
+    let pool = Arc::clone(lease.pool());
+    let (opened, generation) = (Instant::now(), pool.tenant().generation);
+    let is_retired = move || opened.elapsed() > AGE_MAX || pool.tenant().generation != generation;
+    let stream = &mut lease.upstream.stream;
+    let fault = Driver::new(stream, inbox, patience, is_retired).run().await;
     lease.upstream.database = trunk.inbox.lock().database;
     let residue = match &fault {
-        TrunkFault::Idle => Residue::Clean,
+        TrunkFault::Unused => Residue::Clean,
         TrunkFault::Closed | TrunkFault::Io(_) | TrunkFault::Stuck => {
             Residue::Broken(CloseReason::Lost)
         }
@@ -172,7 +171,7 @@ async fn drive(mut lease: Lease<Dialer>, trunk: &Trunk, patience: Patience) {
         }
     };
     match &fault {
-        TrunkFault::Idle | TrunkFault::Closed => tracing::debug!(%fault, "trunk ended"),
+        TrunkFault::Unused | TrunkFault::Closed => tracing::debug!(%fault, "trunk ended"),
         _ => tracing::warn!(%fault, "trunk ended"),
     }
     lease.give_back(residue);

@@ -30,9 +30,9 @@ const TICK_EVERY: Duration = Duration::from_millis(500);
 /// Why a trunk ended.
 #[derive(Debug, Error)]
 pub(super) enum TrunkFault {
-    /// Nobody used it for long.
-    #[error("not used for long")]
-    Idle,
+    /// Nobody used it for long, or another takes its place.
+    #[error("not used any longer")]
+    Unused,
     /// The server closed it.
     #[error("the server closed the connection")]
     Closed,
@@ -67,6 +67,8 @@ pub(super) struct Driver<'s> {
     pub(super) stream: &'s mut Stream,
     pub(super) inbox: Arc<Mutex<Inbox>>,
     pub(super) patience: Patience,
+    /// Whether another trunk has to take its place: it is old, or the registration has changed.
+    is_retired: Box<dyn Fn() -> bool + Send + 's>,
     link: Link,
 }
 
@@ -83,12 +85,14 @@ impl<'s> Driver<'s> {
         stream: &'s mut Stream,
         inbox: Arc<Mutex<Inbox>>,
         patience: Patience,
+        is_retired: impl Fn() -> bool + Send + 's,
     ) -> Self {
         let link = Link::new();
         Self {
             stream,
             inbox,
             patience,
+            is_retired: Box::new(is_retired),
             link,
         }
     }
@@ -214,20 +218,21 @@ impl<'s> Driver<'s> {
 
     fn look_at_clock(&mut self) -> Result<(), TrunkFault> {
         let still = self.link.moved.elapsed();
-        if !self.link.in_flight.is_empty() {
-            return if still > self.patience.reply_wait_max {
-                Err(TrunkFault::Stuck)
-            } else {
-                Ok(())
-            };
+        if !self.link.in_flight.is_empty() && still > self.patience.reply_wait_max {
+            return Err(TrunkFault::Stuck);
         }
         let mut inbox = self.inbox.lock();
-        if still > self.patience.idle_after && inbox.entries.is_empty() {
-            // Under the lock: a session that comes now finds it closed and has lost nothing.
-            inbox.closed = true;
-            return Err(TrunkFault::Idle);
+        // Under the lock: a session that comes now finds it closed and has lost nothing.
+        inbox.closed |= (self.is_retired)();
+        if !self.link.in_flight.is_empty() || !inbox.entries.is_empty() {
+            return Ok(());
         }
-        Ok(())
+        inbox.closed |= still > self.patience.idle_after;
+        if inbox.closed {
+            Err(TrunkFault::Unused)
+        } else {
+            Ok(())
+        }
     }
 
     /// Tells everybody who is owed a reply that it will not come.

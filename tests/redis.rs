@@ -1,0 +1,528 @@
+//! The Redis side against a real server, in one process: order, isolation, loss, bounds.
+//!
+//! Needs `POLYPOOL_TEST_REDIS_URL`; without it the tests say so and pass, unless
+//! `POLYPOOL_TEST_REQUIRED` is 1.
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::print_stderr,
+    clippy::format_push_string,
+    clippy::string_slice,
+    reason = "a test may stop here"
+)]
+
+use std::{env, net::SocketAddr, sync::Arc, time::Duration};
+
+use polypool::{
+    crypto::{Keyring, Secret},
+    net::{self, Stream, tls::ClientTls},
+    pool,
+    redis::{Parts, Service, Settings},
+    registry::{
+        self, Actor, LimitDefaults, NewCredential, NewDatabase, NewProject, Passphrases, Registry,
+        Scope, Traits, Vault,
+    },
+    session::{Admission, Board},
+    shutdown::Shutdown,
+    tenant::{Role, Target},
+};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpListener,
+    time::{Instant, sleep, timeout},
+};
+
+const KEY: &str = "k1:AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
+const WAIT_MAX: Duration = Duration::from_secs(10);
+
+/// A gateway for one tenant, with a password of each role.
+struct Gateway {
+    address: SocketAddr,
+    slug: String,
+    passwords: [(Role, Secret); 3],
+    target: Target,
+    _folder: tempfile::TempDir,
+}
+
+/// A raw client.
+struct Client {
+    stream: Stream,
+    input: Vec<u8>,
+}
+
+impl Gateway {
+    /// `None`, said aloud, where there is no server and none is required.
+    async fn start(name: &str) -> Option<Self> {
+        let Ok(url) = env::var("POLYPOOL_TEST_REDIS_URL") else {
+            let required = env::var("POLYPOOL_TEST_REQUIRED").is_ok_and(|value| value == "1");
+            assert!(!required, "POLYPOOL_TEST_REDIS_URL is not set");
+            eprintln!("not run: no test servers (see tests/servers)");
+            return None;
+        };
+        let folder = tempfile::tempdir().unwrap();
+        let settings = registry::Settings {
+            data_dir: folder.path().to_owned(),
+            ..registry::Settings::default()
+        };
+        let vault = Vault::new(Keyring::parse(KEY).unwrap(), Passphrases::default(), false);
+        let registry = Registry::open(&settings, vault, LimitDefaults::default())
+            .await
+            .unwrap();
+        let database = NewDatabase {
+            project: NewProject {
+                project_ref: "p".into(),
+                name: None,
+                organization: None,
+            },
+            name: Some(name.to_owned()),
+            kind: None,
+            connection_string: Secret::from(url.clone()),
+            slug: None,
+            traits: Traits::default(),
+        };
+        let row = registry.register(database, &Actor::local()).await.unwrap();
+        let mut passwords = Vec::new();
+        for role in [Role::Read, Role::Write, Role::Admin] {
+            let new = NewCredential {
+                scope: Scope::Database(row.id),
+                user: role.label().to_owned(),
+                role,
+                expires_at: None,
+            };
+            let issued = registry.issue(new, &Actor::local()).await.unwrap();
+            passwords.push((role, issued.password));
+        }
+        let service = Service::new(Parts {
+            settings: Settings::default(),
+            admission: Admission::new(Arc::new(registry), Board::new()).unwrap(),
+            shutdown: Shutdown::new(),
+            client_tls: ClientTls::new(None).unwrap(),
+            server_tls: None,
+            budget: pool::Budget::new(100),
+            pool: pool::Settings::default(),
+        })
+        .unwrap();
+        Some(Self {
+            address: listen(service).await,
+            slug: row.slug,
+            passwords: passwords.try_into().unwrap(),
+            target: Target::parse(&url).unwrap(),
+            _folder: folder,
+        })
+    }
+
+    async fn client(&self, role: Role) -> Client {
+        let mut client = Client::connect(self.address).await;
+        let (_, password) = self.passwords.iter().find(|(of, _)| *of == role).unwrap();
+        let login = format!("{}.{}", role.label(), self.slug);
+        client.send(&["AUTH", &login, password.expose()]).await;
+        client.expect("+OK\r\n").await;
+        client
+    }
+
+    /// A connection to the server itself.
+    async fn direct(&self) -> Client {
+        let endpoint = self.target.endpoint().unwrap();
+        let address = net::Address {
+            host: &endpoint.host,
+            port: endpoint.port,
+        };
+        let stream = net::dial(address, WAIT_MAX).await.unwrap();
+        let mut client = Client {
+            stream,
+            input: Vec::new(),
+        };
+        if let Some(password) = &self.target.password {
+            let user = self.target.user.as_deref().unwrap_or("default");
+            client.send(&["AUTH", user, password.expose()]).await;
+            client.expect("+OK\r\n").await;
+        }
+        client
+    }
+
+    /// The ids of the gateway's connections, as the server lists them.
+    async fn upstreams(&self, direct: &mut Client) -> Vec<String> {
+        let name = format!("name=polypool-{} ", self.slug);
+        let list = direct.ask(&["CLIENT", "LIST"]).await;
+        let own = list.lines().filter(|line| line.contains(&name));
+        own.map(|line| {
+            line.split("id=")
+                .nth(1)
+                .unwrap()
+                .split(' ')
+                .next()
+                .unwrap()
+                .to_owned()
+        })
+        .collect()
+    }
+}
+
+async fn listen(service: Arc<Service>) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let tasks = Shutdown::new();
+    tasks.clone().spawn("test-listener", async move {
+        while let Ok((socket, _)) = listener.accept().await {
+            let stream = Stream::plain(socket).unwrap();
+            tasks.spawn("test-session", Arc::clone(&service).serve(stream));
+        }
+    });
+    address
+}
+
+impl Client {
+    async fn connect(address: SocketAddr) -> Self {
+        let host = address.ip().to_string();
+        let address = net::Address {
+            host: &host,
+            port: address.port(),
+        };
+        let stream = net::dial(address, WAIT_MAX).await.unwrap();
+        Self {
+            stream,
+            input: Vec::new(),
+        }
+    }
+
+    async fn send(&mut self, words: &[&str]) {
+        self.stream.write_all(&command(words)).await.unwrap();
+    }
+
+    /// Reads exactly these bytes.
+    async fn expect(&mut self, wanted: &str) {
+        while self.input.len() < wanted.len() {
+            let read = timeout(WAIT_MAX, self.stream.read_buf(&mut self.input)).await;
+            match read {
+                Ok(Ok(bytes)) if bytes > 0 => {}
+                other => panic!(
+                    "wanted {wanted:?}, have {:?}, then {other:?}",
+                    String::from_utf8_lossy(&self.input)
+                ),
+            }
+        }
+        let rest = self.input.split_off(wanted.len());
+        let got = std::mem::replace(&mut self.input, rest);
+        assert_eq!(String::from_utf8_lossy(&got), wanted);
+    }
+
+    /// One command and its bulk reply.
+    async fn ask(&mut self, words: &[&str]) -> String {
+        self.send(words).await;
+        loop {
+            let text = String::from_utf8_lossy(&self.input).into_owned();
+            if let Some((head, rest)) = text.split_once("\r\n") {
+                let length = head.strip_prefix('$').unwrap().parse::<usize>().unwrap();
+                if rest.len() >= length + 2 {
+                    self.input.drain(..head.len() + 2 + length + 2);
+                    return rest[..length].to_owned();
+                }
+            }
+            let read = timeout(WAIT_MAX, self.stream.read_buf(&mut self.input)).await;
+            assert!(read.unwrap().unwrap() > 0, "closed");
+        }
+    }
+
+    async fn is_closed(&mut self) -> bool {
+        let read = timeout(WAIT_MAX, self.stream.read_buf(&mut self.input))
+            .await
+            .unwrap();
+        read.map_or(true, |bytes| bytes == 0)
+    }
+}
+
+fn command(words: &[&str]) -> Vec<u8> {
+    let mut out = format!("*{}\r\n", words.len());
+    for word in words {
+        out.push_str(&format!("${}\r\n{word}\r\n", word.len()));
+    }
+    out.into_bytes()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn replies_come_in_the_order_of_commands_whatever_carries_them() {
+    let Some(gateway) = Gateway::start("order").await else {
+        return;
+    };
+    let mut clients = Vec::new();
+    for id in 0..20 {
+        let mut client = gateway.client(Role::Write).await;
+        let key = format!("polypool:order:{id}");
+        let mut sent = command(&["DEL", &key]);
+        let mut wanted = String::new();
+        for round in 1..=40 {
+            let text = format!("{id}-{round}");
+            sent.extend(command(&["INCR", &key]));
+            sent.extend(command(&["PING", &text]));
+            wanted.push_str(&format!(
+                ":{}\r\n${}\r\n{text}\r\n",
+                round * 3 - 2,
+                text.len()
+            ));
+            sent.extend([command(&["MULTI"]), command(&["INCR", &key])].concat());
+            sent.extend([command(&["EXEC"]), command(&["INCR", &key])].concat());
+            wanted.push_str("+OK\r\n+QUEUED\r\n");
+            wanted.push_str(&format!("*1\r\n:{}\r\n:{}\r\n", round * 3 - 1, round * 3));
+            if round % 20 == 0 {
+                sent.extend(command(&["BLPOP", "polypool:order:none", "0.01"]));
+                wanted.push_str("*-1\r\n");
+            }
+        }
+        sent.extend(command(&["DEL", &key]));
+        wanted.push_str(":1\r\n");
+        client.stream.write_all(&sent).await.unwrap();
+        clients.push((client, wanted));
+    }
+    for (client, wanted) in &mut clients {
+        while client.input.len() < 4 {
+            assert!(client.stream.read_buf(&mut client.input).await.unwrap() > 0);
+        }
+        client.input.drain(..4); // the first DEL, which may have found something
+        client.expect(wanted).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_element_is_not_popped_for_a_client_that_has_gone() {
+    let Some(gateway) = Gateway::start("gone").await else {
+        return;
+    };
+    let mut client = gateway.client(Role::Write).await;
+    client.send(&["DEL", "polypool:gone"]).await;
+    client.expect(":0\r\n").await;
+    let mut direct = gateway.direct().await;
+    let mut blocked = gateway.client(Role::Write).await;
+    blocked.send(&["BLPOP", "polypool:gone", "0"]).await;
+    until(async || {
+        let list = direct.ask(&["CLIENT", "LIST"]).await;
+        list.contains("cmd=blpop") && list.contains(&gateway.slug)
+    })
+    .await;
+    drop(blocked);
+    until(async || !direct.ask(&["CLIENT", "LIST"]).await.contains("cmd=blpop")).await;
+    client.send(&["RPUSH", "polypool:gone", "kept"]).await;
+    client.expect(":1\r\n").await;
+    client.send(&["LPOP", "polypool:gone"]).await;
+    client.expect("$4\r\nkept\r\n").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lost_trunk_answers_each_command_and_is_opened_again() {
+    let Some(gateway) = Gateway::start("lost").await else {
+        return;
+    };
+    let mut client = gateway.client(Role::Write).await;
+    client.send(&["SET", "polypool:lost", "1"]).await;
+    client.expect("+OK\r\n").await;
+    let mut direct = gateway.direct().await;
+    for id in gateway.upstreams(&mut direct).await {
+        direct.send(&["CLIENT", "KILL", "ID", &id]).await;
+        direct.expect(":1\r\n").await;
+    }
+    // Whether the loss is noticed before or after: an error or the value, and then the value.
+    until(async || {
+        client.send(&["INCRBY", "polypool:lost", "0"]).await;
+        client.expect("").await;
+        let mut first = [0; 1];
+        client.stream.read_exact(&mut first).await.unwrap();
+        while !client.input.ends_with(b"\r\n") {
+            client.stream.read_buf(&mut client.input).await.unwrap();
+        }
+        client.input.clear();
+        first == *b":"
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn blocked_clients_leave_room_and_time_out_by_themselves() {
+    let Some(gateway) = Gateway::start("room").await else {
+        return;
+    };
+    let mut blocked = Vec::new();
+    for _ in 0..40 {
+        let mut client = gateway.client(Role::Write).await;
+        client.send(&["BLPOP", "polypool:room:none", "1"]).await;
+        blocked.push(client);
+    }
+    let began = Instant::now();
+    let mut free = gateway.client(Role::Write).await;
+    free.send(&["PING"]).await;
+    free.expect("+PONG\r\n").await;
+    free.send(&["EXISTS", "polypool:room:none"]).await;
+    free.expect(":0\r\n").await;
+    assert!(
+        began.elapsed() < Duration::from_millis(900),
+        "waited for the blocked"
+    );
+    let mut direct = gateway.direct().await;
+    assert!(gateway.upstreams(&mut direct).await.len() <= 10);
+    for client in &mut blocked {
+        client.expect("*-1\r\n").await;
+    }
+    assert!(began.elapsed() < Duration::from_secs(3), "timeouts add up");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_does_not_read_holds_nobody_up() {
+    let Some(gateway) = Gateway::start("slow").await else {
+        return;
+    };
+    let mut slow = gateway.client(Role::Write).await;
+    let value = "x".repeat(1 << 20);
+    slow.send(&["SET", "polypool:slow", &value]).await;
+    slow.expect("+OK\r\n").await;
+    for _ in 0..64 {
+        slow.send(&["GET", "polypool:slow"]).await;
+    }
+    let mut quick = gateway.client(Role::Write).await;
+    for _ in 0..100 {
+        quick.send(&["STRLEN", "polypool:slow"]).await;
+        quick.expect(":1048576\r\n").await;
+    }
+    // What it was owed it still gets.
+    for _ in 0..64 {
+        slow.expect(&format!("$1048576\r\n{value}\r\n")).await;
+    }
+    quick.send(&["DEL", "polypool:slow"]).await;
+    quick.expect(":1\r\n").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn watched_keys_abort_the_transaction_of_their_watcher_only() {
+    let Some(gateway) = Gateway::start("watch").await else {
+        return;
+    };
+    let mut one = gateway.client(Role::Write).await;
+    let mut other = gateway.client(Role::Write).await;
+    for words in [
+        &["SET", "polypool:watch", "1"][..],
+        &["WATCH", "polypool:watch"],
+        &["MULTI"],
+    ] {
+        one.send(words).await;
+        one.expect("+OK\r\n").await;
+    }
+    other.send(&["INCR", "polypool:watch"]).await;
+    other.expect(":2\r\n").await;
+    one.send(&["INCR", "polypool:watch"]).await;
+    one.expect("+QUEUED\r\n").await;
+    one.send(&["EXEC"]).await;
+    one.expect("*-1\r\n").await;
+    one.send(&["MULTI"]).await;
+    one.expect("+OK\r\n").await;
+    one.send(&["FLUSHALL"]).await;
+    one.expect("-NOPERM this command is not allowed for this tenant: 'flushall'\r\n")
+        .await;
+    one.send(&["EXEC"]).await;
+    one.expect("-EXECABORT Transaction discarded because of previous errors.\r\n")
+        .await;
+    one.send(&["DEL", "polypool:watch"]).await;
+    one.expect(":1\r\n").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn databases_are_each_clients_own() {
+    let Some(gateway) = Gateway::start("select").await else {
+        return;
+    };
+    let mut one = gateway.client(Role::Write).await;
+    let mut other = gateway.client(Role::Write).await;
+    one.send(&["SELECT", "9"]).await;
+    one.expect("+OK\r\n").await;
+    one.send(&["SET", "polypool:select", "nine"]).await;
+    one.expect("+OK\r\n").await;
+    other.send(&["EXISTS", "polypool:select"]).await;
+    other.expect(":0\r\n").await;
+    one.send(&["GET", "polypool:select"]).await;
+    one.expect("$4\r\nnine\r\n").await;
+    one.send(&["DEL", "polypool:select"]).await;
+    one.expect(":1\r\n").await;
+    one.send(&["SELECT", "99999"]).await;
+    one.expect("-ERR DB index is out of range\r\n").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn subscribers_share_one_upstream_and_hear_their_own_version() {
+    let Some(gateway) = Gateway::start("news").await else {
+        return;
+    };
+    let mut old = gateway.client(Role::Read).await;
+    old.send(&["SUBSCRIBE", "polypool:news"]).await;
+    old.expect("*3\r\n$9\r\nsubscribe\r\n$13\r\npolypool:news\r\n:1\r\n")
+        .await;
+    let mut new = gateway.client(Role::Read).await;
+    new.send(&["HELLO", "3"]).await;
+    until_contains(&mut new, "modules\r\n*0\r\n").await;
+    new.send(&["PSUBSCRIBE", "polypool:n*"]).await;
+    new.expect(">3\r\n$10\r\npsubscribe\r\n$11\r\npolypool:n*\r\n:1\r\n")
+        .await;
+    let mut writer = gateway.client(Role::Write).await;
+    writer.send(&["PUBLISH", "polypool:news", "hi"]).await;
+    writer.expect(":2\r\n").await;
+    old.expect("*3\r\n$7\r\nmessage\r\n$13\r\npolypool:news\r\n$2\r\nhi\r\n")
+        .await;
+    new.expect(
+        ">4\r\n$8\r\npmessage\r\n$11\r\npolypool:n*\r\n$13\r\npolypool:news\r\n$2\r\nhi\r\n",
+    )
+    .await;
+    old.send(&["UNSUBSCRIBE"]).await;
+    old.expect("*3\r\n$11\r\nunsubscribe\r\n$13\r\npolypool:news\r\n:0\r\n")
+        .await;
+    old.send(&["EXISTS", "polypool:none"]).await;
+    old.expect(":0\r\n").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn wrong_logins_and_broken_frames_are_answered_as_the_server_does() {
+    let Some(gateway) = Gateway::start("door").await else {
+        return;
+    };
+    let mut client = Client::connect(gateway.address).await;
+    client.send(&["GET", "k"]).await;
+    client.expect("-NOAUTH Authentication required.\r\n").await;
+    for login in ["write.door", "nobody.door", "write.nowhere"] {
+        client.send(&["AUTH", login, "wrong"]).await;
+        client
+            .expect("-WRONGPASS invalid username-password pair or user is disabled.\r\n")
+            .await;
+    }
+    client.stream.write_all(b"*1\r\n$20000\r\n").await.unwrap();
+    client
+        .expect("-ERR Protocol error: unauthenticated bulk length\r\n")
+        .await;
+    assert!(client.is_closed().await);
+    let mut reader = gateway.client(Role::Read).await;
+    reader.send(&["SET", "polypool:door", "1"]).await;
+    reader
+        .expect("-NOPERM this command is not allowed for this tenant: 'set'\r\n")
+        .await;
+    reader
+        .stream
+        .write_all(b"EXISTS polypool:door\r\nPOST / HTTP/1.1\r\n")
+        .await
+        .unwrap();
+    reader.expect(":0\r\n-ERR unknown command 'POST'").await;
+    let mut rest = Vec::new();
+    timeout(WAIT_MAX, reader.stream.read_to_end(&mut rest))
+        .await
+        .unwrap()
+        .unwrap();
+}
+
+/// Asks again until the answer is yes.
+async fn until(mut asked: impl AsyncFnMut() -> bool) {
+    let began = Instant::now();
+    while !asked().await {
+        assert!(began.elapsed() < WAIT_MAX, "never");
+        sleep(Duration::from_millis(10)).await;
+    }
+}
+
+async fn until_contains(client: &mut Client, wanted: &str) {
+    while !String::from_utf8_lossy(&client.input).contains(wanted) {
+        let read = timeout(WAIT_MAX, client.stream.read_buf(&mut client.input)).await;
+        assert!(read.unwrap().unwrap() > 0, "closed");
+    }
+    client.input.clear();
+}
