@@ -64,7 +64,7 @@ impl Session {
         let mut lease = loop {
             let mut lease = match self.lease().await? {
                 Ok(lease) => lease,
-                Err(error) => return self.refuse_exchange(&plan, &error.refusal()).await,
+                Err(error) => return Box::pin(self.refuse_exchange(&plan, &error.refusal())).await,
             };
             match self.pass_on(&mut plan, &mut lease).await? {
                 Sent::All => break lease,
@@ -75,7 +75,7 @@ impl Session {
                 let refusal = Refusal::UpstreamLost {
                     effect: Effect::None,
                 };
-                return self.refuse_exchange(&plan, &refusal).await;
+                return Box::pin(self.refuse_exchange(&plan, &refusal)).await;
             }
             is_second = true;
         };
@@ -84,13 +84,13 @@ impl Session {
         }
         match self.incoming(&mut lease).await {
             Ok(Incoming::Whole(header)) => self.deliver(&plan, lease, header).await,
-            Ok(Incoming::Large(header)) => self.stream(&plan, lease, header).await,
+            Ok(Incoming::Large(header)) => Box::pin(self.stream(&plan, lease, header)).await,
             Ok(Incoming::Lost) => {
                 lease.give_back(Residue::Broken(CloseReason::Lost));
                 let refusal = Refusal::UpstreamLost {
                     effect: Effect::Unknown,
                 };
-                self.refuse_exchange(&plan, &refusal).await
+                Box::pin(self.refuse_exchange(&plan, &refusal)).await
             }
             Ok(Incoming::Broken) => self.break_off(lease),
             Err(interrupt) => {

@@ -113,12 +113,10 @@ impl Plan {
     /// many bytes later.
     pub(super) fn strip_retry_fields(&mut self, message: &mut [u8]) -> usize {
         let fields = std::mem::take(&mut self.retry_fields);
-        let [first, second] = fields;
-        let fields: Vec<_> = [first, second].into_iter().flatten().collect();
-        if fields.is_empty() {
+        let removed = remove_fields(message, &self.body_at, fields.iter().flatten());
+        if removed == 0 {
             return 0;
         }
-        let removed = remove_fields(message, &self.body_at, &fields);
         self.header.length -= removed;
         // Sent twice it would run twice, so drivers must not be told to.
         self.standing = Standing::Plain;
@@ -152,4 +150,75 @@ fn confined(
     let mut out = Vec::new();
     encode_message(&mut out, header.request_id, 0, 0, body.as_bytes());
     Ok(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use bson::{RawDocumentBuf, rawdoc};
+
+    use super::*;
+    use crate::{
+        mongodb::{commands::Commands, wire::MESSAGE_BYTES_MAX},
+        tenant::Role,
+    };
+
+    fn plan(bytes: &[u8]) -> Plan {
+        let header = Header::parse(bytes, MESSAGE_BYTES_MAX).unwrap().unwrap();
+        let message = Message::parse(bytes, &header).unwrap();
+        let command = Commands::new().find(message.body.command()).unwrap();
+        let grant = Grant {
+            role: Role::Write,
+            database: None,
+        };
+        Plan::new(&header, &message, command, grant).unwrap()
+    }
+
+    fn encoded(flags: u32, body: &RawDocumentBuf) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        encode_message(&mut bytes, 1, 0, flags, body.as_bytes());
+        bytes
+    }
+
+    #[test]
+    fn retry_fields_go_and_with_them_the_right_to_repeat() {
+        let mut bytes = encoded(
+            0,
+            &rawdoc! { "insert": "c", "txnNumber": 1_i64, "$db": "app" },
+        );
+        let mut plan = plan(&bytes);
+        assert_eq!(plan.standing, Standing::Retryable);
+        let removed = plan.strip_retry_fields(&mut bytes);
+        assert_eq!(
+            bytes[removed..],
+            encoded(0, &rawdoc! { "insert": "c", "$db": "app" })
+        );
+        assert_eq!(plan.left_bytes(), bytes.len() - removed);
+        assert_eq!(plan.standing, Standing::Plain);
+        assert_eq!(plan.strip_retry_fields(&mut bytes), 0);
+    }
+
+    #[test]
+    fn statements_of_transactions_stay_whole() {
+        let body = rawdoc! {
+            "insert": "c", "txnNumber": 1_i64, "autocommit": false, "$db": "app",
+        };
+        let mut bytes = encoded(0, &body);
+        let mut plan = plan(&bytes);
+        assert_eq!(plan.standing, Standing::InTransaction);
+        assert_eq!(plan.strip_retry_fields(&mut bytes), 0);
+    }
+
+    #[test]
+    fn waits_are_clamped_and_streams_of_replies_declined() {
+        for (asked, sent) in [(60_000_i64, 1000), (200, 200)] {
+            let body = |millis: i64| {
+                rawdoc! { "getMore": 7_i64, "collection": "c", "maxTimeMS": millis, "$db": "app" }
+            };
+            let mut bytes = encoded(EXHAUST_ALLOWED, &body(asked));
+            let mut plan = plan(&bytes);
+            assert_eq!(plan.aftermath, Aftermath::KillCursor);
+            plan.edit(&mut bytes, Duration::from_secs(1));
+            assert_eq!(bytes, encoded(0, &body(sent)));
+        }
+    }
 }

@@ -256,3 +256,95 @@ fn is_server_database(name: &str) -> bool {
         .iter()
         .any(|server| name.eq_ignore_ascii_case(server))
 }
+
+#[cfg(test)]
+mod tests {
+    use bson::{RawDocumentBuf, rawdoc};
+
+    use super::*;
+    use crate::mongodb::wire::{Header, MESSAGE_BYTES_MAX, encode_message};
+
+    fn judged(role: Role, database: Option<&str>, body: &RawDocumentBuf) -> Option<Class> {
+        let mut bytes = Vec::new();
+        encode_message(&mut bytes, 1, 0, 0, body.as_bytes());
+        let header = Header::parse(&bytes, MESSAGE_BYTES_MAX).unwrap().unwrap();
+        let message = Message::parse(&bytes, &header).unwrap();
+        let grant = Grant { role, database };
+        judge(&Commands::new(), grant, &message)
+            .ok()
+            .map(|command| command.class)
+    }
+
+    #[test]
+    fn registered_database_is_the_only_one() {
+        let find = |database: &str| rawdoc! { "find": "c", "$db": database };
+        for (database, allowed) in [
+            ("app", true),
+            ("App", false),
+            ("other", false),
+            ("admin", false),
+        ] {
+            let class = judged(Role::Write, Some("app"), &find(database));
+            assert_eq!(class.is_some(), allowed, "{database}");
+        }
+        for (database, allowed) in [("app", true), ("Local", false), ("config", false)] {
+            assert_eq!(
+                judged(Role::Write, None, &find(database)).is_some(),
+                allowed
+            );
+        }
+        assert!(judged(Role::Admin, Some("app"), &find("local")).is_some());
+    }
+
+    #[test]
+    fn reading_pipelines_read_and_writing_ones_write() {
+        let stages = |stages: bson::RawArrayBuf| rawdoc! { "aggregate": "c", "pipeline": stages, "$db": "app" };
+        let one = |stage: RawDocumentBuf| [rawdoc! { "$match": {} }, stage].into_iter().collect();
+        let plain = stages(one(rawdoc! { "$group": { "_id": 1 } }));
+        assert_eq!(judged(Role::Read, None, &plain), Some(Class::Read));
+        for stage in [
+            rawdoc! { "$out": "x" },
+            rawdoc! { "$out": { "db": "app", "coll": "x" } },
+            rawdoc! { "$merge": "x" },
+            rawdoc! { "$merge": { "into": { "db": "app", "coll": "x" } } },
+        ] {
+            let body = stages(one(stage));
+            assert_eq!(judged(Role::Read, None, &body), None);
+            assert_eq!(judged(Role::Write, None, &body), Some(Class::Write));
+        }
+        let foreign = stages(one(rawdoc! { "$out": { "db": "admin", "coll": "x" } }));
+        assert_eq!(judged(Role::Write, None, &foreign), None);
+    }
+
+    #[test]
+    fn field_named_from_is_no_foreign_lookup() {
+        let body = rawdoc! {
+            "aggregate": "c", "pipeline": [{ "$match": { "from": { "$gt": 5 } } }], "$db": "app",
+        };
+        assert_eq!(judged(Role::Read, None, &body), Some(Class::Read));
+    }
+
+    #[test]
+    fn bulk_writes_are_judged_by_every_namespace() {
+        let body =
+            |names: bson::RawArrayBuf| rawdoc! { "bulkWrite": 1, "nsInfo": names, "$db": "admin" };
+        let entry = |name: &str| rawdoc! { "ns": name };
+        let own = body([entry("app.a"), entry("app.b")].into_iter().collect());
+        assert!(judged(Role::Write, Some("app"), &own).is_some());
+        let mixed = body([entry("app.a"), entry("other.b")].into_iter().collect());
+        assert_eq!(judged(Role::Write, Some("app"), &mixed), None);
+    }
+
+    #[test]
+    fn transactions_end_on_admin_and_little_else_is_done_there() {
+        let commit = rawdoc! { "commitTransaction": 1, "$db": "admin" };
+        assert_eq!(
+            judged(Role::Read, Some("app"), &commit),
+            Some(Class::Session)
+        );
+        let insert = rawdoc! { "insert": "c", "$db": "admin" };
+        assert_eq!(judged(Role::Write, Some("app"), &insert), None);
+        let user = rawdoc! { "createUser": "u", "$db": "app" };
+        assert_eq!(judged(Role::Write, Some("app"), &user), None);
+    }
+}

@@ -272,3 +272,67 @@ const fn code_name(code: i32) -> &'static str {
         _ => "UnknownError",
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn reply(refusal: &Refusal, standing: Standing) -> RawDocumentBuf {
+        let topology = Topology::new(crate::shutdown::Shutdown::new());
+        ErrorReply::of(refusal, standing).document(&topology)
+    }
+
+    fn labels(reply: &RawDocumentBuf) -> Vec<String> {
+        let labels = reply.get_array("errorLabels").into_iter().flatten();
+        labels
+            .map(|label| label.unwrap().as_str().unwrap().to_owned())
+            .collect()
+    }
+
+    #[test]
+    fn only_what_may_be_repeated_is_labelled_so() {
+        let lost = Refusal::UpstreamLost {
+            effect: Effect::Unknown,
+        };
+        assert!(labels(&reply(&lost, Standing::Plain)).is_empty());
+        assert_eq!(
+            labels(&reply(&lost, Standing::Retryable)),
+            ["RetryableWriteError"]
+        );
+        let transient = labels(&reply(&lost, Standing::InTransaction));
+        assert_eq!(transient, ["TransientTransactionError"]);
+        let down = Refusal::UpstreamDown { cause: "x".into() };
+        let unsent = labels(&reply(&down, Standing::Retryable));
+        assert_eq!(unsent, ["RetryableWriteError", "NoWritesPerformed"]);
+    }
+
+    #[test]
+    fn full_pool_is_overload_that_drivers_back_off_from() {
+        let full = reply(&Refusal::QueueFull { max: 1 }, Standing::Plain);
+        assert_eq!(full.get_i32("code").unwrap(), 462);
+        assert_eq!(labels(&full), ["SystemOverloadedError", "RetryableError"]);
+    }
+
+    #[test]
+    fn state_change_bears_our_topology() {
+        let draining = reply(&Refusal::Draining, Standing::Plain);
+        assert_eq!(draining.get_i32("code").unwrap(), 91);
+        assert!(draining.get_document("topologyVersion").is_ok());
+    }
+
+    #[test]
+    fn every_code_has_a_name() {
+        for fault in [
+            WireFault::NoBody,
+            WireFault::TwoBodies,
+            WireFault::DatabaseType,
+            WireFault::TooManyFields,
+            WireFault::UnknownSequence(String::new()),
+        ] {
+            assert_ne!(
+                code_name(ErrorReply::of_wire(&fault).code()),
+                "UnknownError"
+            );
+        }
+    }
+}

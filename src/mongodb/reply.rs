@@ -129,3 +129,57 @@ fn anew(reply: &[u8], header: &Header, topology: &Topology) -> Result<Vec<u8>, W
     );
     Ok(message)
 }
+
+#[cfg(test)]
+mod tests {
+    use bson::{RawDocumentBuf, oid::ObjectId, rawdoc};
+
+    use super::*;
+    use crate::shutdown::Shutdown;
+
+    fn mended(body: &RawDocumentBuf, topology: &Topology) -> (bool, RawDocumentBuf) {
+        let mut bytes = Vec::new();
+        encode_message(&mut bytes, 3, 2, 0, body.as_bytes());
+        let header = Header::parse(&bytes, MESSAGE_BYTES_MAX).unwrap().unwrap();
+        let outcome = mend(&mut bytes, &header, topology).unwrap();
+        let is_change = !matches!(outcome, Mended::Fit);
+        if let Mended::StateChangeAnew(anew) = outcome {
+            bytes = anew;
+        }
+        let header = Header::parse(&bytes, MESSAGE_BYTES_MAX).unwrap().unwrap();
+        assert_eq!((header.length, header.response_to), (bytes.len(), 2));
+        let body = Message::reply_body(&bytes, &header).unwrap().to_vec();
+        (is_change, RawDocumentBuf::from_bytes(body).unwrap())
+    }
+
+    #[test]
+    fn good_replies_stay_as_they_are() {
+        let topology = Topology::new(Shutdown::new());
+        for body in [
+            rawdoc! { "ok": 1.0, "n": 1 },
+            rawdoc! { "ok": 0.0, "code": 11000, "errmsg": "E11000" },
+        ] {
+            assert_eq!(mended(&body, &topology), (false, body));
+        }
+    }
+
+    #[test]
+    fn state_changes_bear_our_topology() {
+        let topology = Topology::new(Shutdown::new());
+        let theirs = rawdoc! { "processId": ObjectId::new(), "counter": 6_i64 };
+        let odd = rawdoc! { "processId": ObjectId::new(), "counter": 6 };
+        let error = || rawdoc! { "ok": 0.0, "errmsg": "not primary", "code": 10107 };
+        let with = |version: RawDocumentBuf| {
+            let mut error = error();
+            error.append(cstr!("topologyVersion"), version);
+            error
+        };
+        for body in [error(), with(theirs), with(odd)] {
+            let (is_change, reply) = mended(&body, &topology);
+            assert!(is_change);
+            let version = reply.get_document("topologyVersion").unwrap();
+            assert_eq!(version.as_bytes(), topology.version().as_bytes());
+            assert_eq!(reply.get_i32("code").unwrap(), 10107);
+        }
+    }
+}

@@ -109,7 +109,7 @@ impl Session {
         let header = self.next_request().await?;
         match header.opcode {
             Opcode::Message => self.serve_message(header).await,
-            Opcode::Query => self.serve_query(header).await,
+            Opcode::Query => Box::pin(self.serve_query(header)).await,
             Opcode::Reply => self.malformed("a reply from a client"),
         }
     }

@@ -17,7 +17,15 @@ use super::{
 
 /// What is to be done with a request.
 enum Decision {
-    /// Answer it here.
+    /// Pass it on.
+    Forward(Plan),
+    /// See to it here.
+    Here(Here),
+}
+
+/// A request that needs no upstream.
+enum Here {
+    /// Answer it.
     Answer(RawDocumentBuf),
     /// Refuse it.
     Refuse(ErrorReply),
@@ -29,8 +37,6 @@ enum Decision {
     Continue(SaslContinue),
     /// Forget the login.
     Logout,
-    /// Pass it on.
-    Forward(Plan),
 }
 
 impl Session {
@@ -62,14 +68,18 @@ impl Session {
     pub(super) async fn serve_message(&mut self, header: Header) -> Flow {
         let decided = match Message::parse(self.intake.pending(), &header) {
             Err(fault) if fault.is_fatal() => return self.malformed(&fault.to_string()),
-            Err(fault) => Decision::Refuse(ErrorReply::of_wire(&fault)),
-            Ok(message) => self
-                .decide(&header, &message)
-                .unwrap_or_else(Decision::Refuse),
+            Err(fault) => Err(ErrorReply::of_wire(&fault)),
+            Ok(message) => self.decide(&header, &message),
         };
-        if let Decision::Forward(plan) = decided {
-            return self.exchange(plan).await;
+        match decided {
+            Ok(Decision::Forward(plan)) => self.exchange(plan).await,
+            // Rare next to the other, so it takes no room in every session.
+            Ok(Decision::Here(here)) => Box::pin(self.serve_here(header, here)).await,
+            Err(error) => Box::pin(self.serve_here(header, Here::Refuse(error))).await,
         }
+    }
+
+    async fn serve_here(&mut self, header: Header, here: Here) -> Flow {
         // Even a message that is no command says whether it wants a reply.
         let flags = self.intake.pending().get(HEADER_BYTES..);
         let flags = flags.and_then(<[u8]>::first_chunk::<4>);
@@ -77,23 +87,22 @@ impl Session {
         let wants_reply = flags & MORE_TO_COME == 0;
         let allows_exhaust = flags & EXHAUST_ALLOWED != 0;
         self.skip(header.length).await?;
-        let outcome = match decided {
-            Decision::Answer(reply) => Ok(reply),
-            Decision::Refuse(error) => Err(error),
-            Decision::Hello(hello) if wants_reply => {
+        let outcome = match here {
+            Here::Answer(reply) => Ok(reply),
+            Here::Refuse(error) => Err(error),
+            Here::Hello(hello) if wants_reply => {
                 return self.serve_hello(*hello, header, allows_exhaust).await;
             }
-            Decision::Hello(hello) => Ok(self.greet(*hello).await),
-            Decision::Start(start) => self.begin_login(start).await.map(answers::with_ok),
-            Decision::Continue(message) => {
+            Here::Hello(hello) => Ok(self.greet(*hello).await),
+            Here::Start(start) => self.begin_login(start).await.map(answers::with_ok),
+            Here::Continue(message) => {
                 let step = self.conversation.proceed(message).await;
                 step.map(|step| answers::with_ok(self.take_step(step)))
             }
-            Decision::Logout => {
+            Here::Logout => {
                 self.member = None;
                 Ok(answers::ok())
             }
-            Decision::Forward(_) => return Flow::Continue(()),
         };
         if !wants_reply {
             return Flow::Continue(());
@@ -113,11 +122,15 @@ impl Session {
             if hello.metadata.is_some() && self.is_introduced {
                 return Err(ErrorReply::metadata_again());
             }
-            return Ok(Decision::Hello(Box::new(hello)));
+            return Ok(Decision::Here(Here::Hello(Box::new(hello))));
         }
         match name {
-            b"saslStart" => return SaslStart::read(body).map(Decision::Start),
-            b"saslContinue" => return SaslContinue::read(body).map(Decision::Continue),
+            b"saslStart" => return SaslStart::read(body).map(Here::Start).map(Decision::Here),
+            b"saslContinue" => {
+                return SaslContinue::read(body)
+                    .map(Here::Continue)
+                    .map(Decision::Here);
+            }
             b"authenticate" => {
                 let mechanism = body.field("mechanism");
                 let mechanism = mechanism
@@ -127,14 +140,14 @@ impl Session {
             }
             b"whatsmyuri" => {
                 let peer = self.client.peer().to_string();
-                return Ok(Decision::Answer(answers::whats_my_uri(&peer)));
+                return Ok(Decision::Here(Here::Answer(answers::whats_my_uri(&peer))));
             }
-            b"isdbgrid" => return Ok(Decision::Answer(answers::is_db_grid())),
+            b"isdbgrid" => return Ok(Decision::Here(Here::Answer(answers::is_db_grid()))),
             b"connectionStatus" => {
                 let shows = body
                     .field("showPrivileges")
                     .is_some_and(|shows| shows.truth());
-                return Ok(Decision::Answer(self.connection_status(shows)));
+                return Ok(Decision::Here(Here::Answer(self.connection_status(shows))));
             }
             b"getnonce" => return Err(ErrorReply::unknown_command(name)),
             _ => {}
@@ -143,7 +156,7 @@ impl Session {
             return self.decide_before_login(name);
         };
         if name == b"logout" {
-            return Ok(Decision::Logout);
+            return Ok(Decision::Here(Here::Logout));
         }
         let grant = Grant::of(&member.admitted.tenant, member.admitted.role);
         let command = policy::judge(&self.service.commands, grant, message)?;
@@ -152,10 +165,10 @@ impl Session {
 
     fn decide_before_login(&self, name: &[u8]) -> Result<Decision, ErrorReply> {
         match name {
-            b"ping" => Ok(Decision::Answer(answers::ok())),
+            b"ping" => Ok(Decision::Here(Here::Answer(answers::ok()))),
             b"buildInfo" | b"buildinfo" => {
                 let version = self.service.settings.wire_version;
-                Ok(Decision::Answer(answers::build_info(version)))
+                Ok(Decision::Here(Here::Answer(answers::build_info(version))))
             }
             _ if self.service.commands.find(name).is_none() => {
                 Err(ErrorReply::unknown_command(name))

@@ -9,18 +9,20 @@ use super::header::{CHECKSUM_PRESENT, HEADER_BYTES, i32_at, patch_i32};
 /// The bytes before a field move towards the end, which leaves `bytes` with that much rubbish in
 /// front: the message then begins there. What follows the body is not moved, so it need not be at
 /// hand. `fields` are places in the body, ascending.
-pub(crate) fn remove_fields(
+pub(crate) fn remove_fields<'a>(
     bytes: &mut [u8],
     body_at: &Range<usize>,
-    fields: &[Range<usize>],
+    fields: impl DoubleEndedIterator<Item = &'a Range<usize>>,
 ) -> usize {
     let mut removed = 0;
     // From the last to the first, so that the places of those not yet removed shift as one.
-    for field in fields.iter().rev() {
+    for field in fields.rev() {
         let (from, to) = (body_at.start + field.start, body_at.start + field.end);
         let gone = field.len();
+        if to + removed > bytes.len() {
+            continue;
+        }
         bytes.copy_within(removed..from + removed, removed + gone);
-        debug_assert!(to + removed <= bytes.len());
         removed += gone;
     }
     if removed > 0 {

@@ -245,7 +245,7 @@ fn removed_fields_leave_a_right_message() {
             parsed.body.statement_id.clone().unwrap(),
         ];
         let body_at = parsed.body_at.clone();
-        let removed = remove_fields(&mut bytes, &body_at, &fields);
+        let removed = remove_fields(&mut bytes, &body_at, fields.iter());
         let expected = rawdoc! { "insert": "c", "lsid": {"id": 1}, "ordered": true, "$db": "app" };
         let expected = message(
             flags,
