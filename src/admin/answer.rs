@@ -168,10 +168,10 @@ impl From<DialFault> for ApiError {
             }
             DialStep::Login => Code::InvalidCredentials,
         };
-        let advice = fault
-            .hint
+        let hint = fault.hint.filter(|hint| !hint.is_empty());
+        let advice = hint
             .as_ref()
-            .map(|hint| format!(" ({hint})"))
+            .map(|hint| format!("; {hint}"))
             .unwrap_or_default();
         Self {
             code,
@@ -179,7 +179,7 @@ impl From<DialFault> for ApiError {
                 "the connection test failed at the step '{}': {}{advice}",
                 fault.step, fault.cause
             ),
-            details: json!({ "step": fault.step.label(), "cause": fault.cause, "hint": fault.hint }),
+            details: json!({ "step": fault.step.label(), "cause": fault.cause, "hint": hint }),
         }
     }
 }

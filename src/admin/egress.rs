@@ -25,9 +25,10 @@ pub(super) async fn check(target: &Target, allowed: &[String]) -> Result<(), Api
                 return Err(ApiError::new(
                     Code::EgressDenied,
                     format!(
-                        "{} is {address}, an address that is not dialled; \
+                        "{}:{} leads to {address}, a link-local, metadata, multicast or unspecified \
+                         address, which is not dialled; \
                          name it under admin.egress_allow if it is a database of yours",
-                        endpoint.host
+                        endpoint.host, endpoint.port
                     ),
                 ));
             }

@@ -17,7 +17,7 @@ pub struct Settings {
     /// How long a request may take.
     #[serde(with = "humantime_serde")]
     pub request_wait_max: Duration,
-    /// How long a connection test may take.
+    /// How long a connection test may take; longer than its steps, which say which one hangs.
     #[serde(with = "humantime_serde")]
     pub test_wait_max: Duration,
     /// Link-local, metadata and similar addresses that databases may have all the same, as `a.b.c.d`
@@ -32,7 +32,7 @@ impl Default for Settings {
             clients_max: 256,
             body_bytes_max: 3 * 1024 * 1024,
             request_wait_max: Duration::from_mins(1),
-            test_wait_max: Duration::from_secs(5),
+            test_wait_max: Duration::from_secs(15),
             egress_allow: Vec::new(),
         }
     }
