@@ -1,1 +1,5 @@
-//! To come.
+//! PostgreSQL clients and upstreams.
+
+mod policy;
+mod statement;
+mod wire;

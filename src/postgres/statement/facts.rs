@@ -1,0 +1,206 @@
+//! The rules: which words of which statements make it suspect.
+
+use super::token::{Token, Tokens, Word};
+use crate::postgres::policy;
+
+/// How many leading words of a statement are kept.
+const LEAD_WORDS: usize = 4;
+
+/// What a text may do to its session, as far as tokens tell.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "independent suspicions of one text")]
+pub(crate) struct Facts {
+    /// It may leave state behind in the session: parameters, locks, temporary objects and the like.
+    pub(crate) touches_session: bool,
+    /// It may end such state, which matters while there is some.
+    pub(crate) may_clean: bool,
+    /// It leaves state behind that cannot be asked for: the reason.
+    pub(crate) sticks: Option<&'static str>,
+    /// It may change definitions, so that shared prepared statements are out of date.
+    pub(crate) defines: bool,
+    /// It could make a read-only session writable.
+    pub(crate) lifts_read_only: bool,
+    /// It reads what a sequence gave to this session before.
+    pub(crate) recalls_sequence: bool,
+    /// It advances a sequence by name.
+    pub(crate) advances_sequence: bool,
+    /// Only an administrator may do it: its name.
+    pub(crate) admin_only: Option<&'static str>,
+    /// It is one `DEALLOCATE name` and nothing else.
+    pub(crate) deallocates: Option<String>,
+    /// It has more than one statement.
+    pub(crate) several: bool,
+}
+
+/// Scans a text.
+pub(crate) fn scan(text: &[u8]) -> Facts {
+    let mut scan = Scan::default();
+    for token in Tokens::of(text) {
+        scan.see(token);
+    }
+    scan.end_statement();
+    if scan.facts.several {
+        scan.facts.deallocates = None;
+    }
+    scan.facts
+}
+
+#[derive(Default)]
+struct Scan {
+    facts: Facts,
+    lead: Vec<Word>,
+    last: Option<Word>,
+    /// A COPY whose FROM or TO came last: a string next is a file of the server.
+    copy_target: bool,
+    statements: usize,
+    started: bool,
+}
+
+impl Scan {
+    fn see(&mut self, token: Token<'_>) {
+        match token {
+            Token::Sign(b';') => {
+                self.end_statement();
+                return;
+            }
+            Token::Sign(b'(') => self.call(),
+            Token::Sign(_) => {}
+            Token::Text(_) if self.copy_target => {
+                self.facts.admin_only = Some("COPY with a file of the server");
+            }
+            Token::Text(_) => {}
+            Token::Doubt => {
+                self.facts.touches_session = true;
+                self.facts.lifts_read_only = true;
+                self.facts.admin_only = Some("text with U& or backslash quotes");
+            }
+            Token::Word(word) => {
+                self.word(word);
+                return;
+            }
+        }
+        if !self.started {
+            self.start_statement();
+        }
+        self.last = None;
+        self.copy_target = false;
+    }
+
+    fn start_statement(&mut self) {
+        self.started = true;
+        self.statements += 1;
+        self.facts.several = self.statements > 1;
+    }
+
+    fn word(&mut self, word: Word) {
+        if !self.started {
+            self.start_statement();
+        }
+        let last = self.last.replace(word);
+        let last = last.as_ref().map_or(&b""[..], Word::as_bytes);
+        let copying = self.leads(b"copy");
+        match word.as_bytes() {
+            b"temp" | b"temporary" => {
+                self.facts.touches_session |= matches!(
+                    last,
+                    b"create" | b"local" | b"global" | b"replace" | b"into" | b"or"
+                );
+            }
+            b"hold" => self.facts.touches_session |= last == b"with",
+            b"write" => self.facts.lifts_read_only |= last == b"read",
+            b"transaction_read_only" | b"default_transaction_read_only" => {
+                self.facts.lifts_read_only |= !self.leads(b"show");
+            }
+            b"program" if copying && matches!(last, b"from" | b"to") => {
+                self.facts.admin_only = Some("COPY with a program");
+            }
+            name if name.starts_with(b"pg_temp") => self.facts.touches_session = true,
+            _ => {}
+        }
+        self.copy_target = copying && matches!(word.as_bytes(), b"from" | b"to");
+        if self.lead.len() < LEAD_WORDS {
+            self.lead.push(word);
+        }
+    }
+
+    fn leads(&self, first: &[u8]) -> bool {
+        self.lead.first().is_some_and(|word| word.as_bytes() == first)
+    }
+
+    /// The last word is the name of a function that is called.
+    fn call(&mut self) {
+        let Some(name) = self.last.as_ref().map(Word::as_bytes) else {
+            return;
+        };
+        match name {
+            b"set_config" => {
+                self.facts.touches_session = true;
+                self.facts.lifts_read_only = true;
+            }
+            b"setseed" => self.facts.sticks = Some("setseed"),
+            b"currval" | b"lastval" => self.facts.recalls_sequence = true,
+            b"nextval" | b"setval" => self.facts.advances_sequence = true,
+            name if name.starts_with(b"dblink_connect") => self.facts.sticks = Some("dblink"),
+            name if name.starts_with(b"pg_advisory_") || name.starts_with(b"pg_try_advisory_") => {
+                // The transaction's own locks (`…_xact_…`) end with it.
+                self.facts.touches_session |= memchr::memmem::find(name, b"_xact_").is_none();
+            }
+            name => {
+                if let Some(what) = policy::admin_function(name) {
+                    self.facts.admin_only = Some(what);
+                }
+            }
+        }
+    }
+
+    fn end_statement(&mut self) {
+        let lead = std::mem::take(&mut self.lead);
+        let word = |at: usize| lead.get(at).map_or(&b""[..], Word::as_bytes);
+        let facts = &mut self.facts;
+        if let Some(what) = policy::admin_statement(word(0), word(1), word(2)) {
+            facts.admin_only = Some(what);
+        }
+        match word(0) {
+            b"set" => match word(1) {
+                b"local" | b"constraints" | b"transaction" => {}
+                b"session" if word(2) == b"characteristics" => {
+                    facts.touches_session = true;
+                }
+                _ => facts.touches_session = true,
+            },
+            b"do" | b"call" => {
+                facts.touches_session = true;
+                facts.lifts_read_only = true;
+                facts.defines = true;
+            }
+            b"reset" | b"discard" => {
+                facts.touches_session = true;
+                facts.may_clean = true;
+            }
+            b"prepare" if word(1) != b"transaction" => facts.touches_session = true,
+            b"listen" | b"execute" => facts.touches_session = true,
+            b"load" => facts.sticks = Some("LOAD"),
+            b"deallocate" => {
+                let name = if word(1) == b"prepare" { word(2) } else { word(1) };
+                if name != b"all" {
+                    facts.deallocates = std::str::from_utf8(name).ok().map(str::to_owned);
+                }
+                facts.may_clean = true;
+            }
+            b"insert" => facts.advances_sequence = true,
+            b"unlisten" | b"close" | b"commit" | b"end" | b"rollback" | b"abort" => {
+                facts.may_clean = true;
+            }
+            b"drop" | b"alter" => {
+                facts.may_clean = true;
+                facts.defines = true;
+            }
+            b"create" => facts.defines = true,
+            _ => {}
+        }
+        facts.may_clean |= facts.touches_session;
+        self.last = None;
+        self.copy_target = false;
+        self.started = false;
+    }
+}

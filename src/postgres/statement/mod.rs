@@ -1,0 +1,13 @@
+//! What a statement may do to its session, told from its text by a scan of its tokens.
+//!
+//! This is no parser: it errs on the side of doubt. What it suspects is then asked of the upstream
+//! itself (`settings`), so a false suspicion costs a question and a missed one is what tests hunt.
+//! Every extra room of `postgres` is explained in its `mod.rs`.
+
+mod facts;
+mod token;
+
+#[cfg(test)]
+mod tests;
+
+pub(crate) use facts::{Facts, scan};

@@ -1,0 +1,123 @@
+use super::scan;
+
+#[track_caller]
+fn touches(text: &str, wanted: bool) {
+    assert_eq!(scan(text.as_bytes()).touches_session, wanted, "{text}");
+}
+
+#[test]
+fn statements_that_leave_state_are_suspect() {
+    for text in [
+        "SET search_path TO a, b",
+        "set time zone 'UTC'",
+        "/* a /* nested */ comment */ SET x = 1",
+        "select 1; -- SET LOCAL\n SET role bob",
+        "SELECT set_config('a.b', 'c', false)",
+        "select pg_catalog.\"set_config\"('a.b', 'c', false)",
+        "RESET ALL",
+        "LISTEN x",
+        "create temp table t (a int)",
+        "CREATE TEMPORARY SEQUENCE s",
+        "create or replace temp view v as select 1",
+        "select 1 into temp t",
+        "create table pg_temp.t (a int)",
+        "declare c cursor with hold for select 1",
+        "select pg_advisory_lock(1)",
+        "select pg_try_advisory_lock_shared(1)",
+        "prepare p as select 1",
+        "do $$ begin end $$",
+        "call f()",
+        "set session authorization bob",
+        "select U&\"set\\005fconfig\"('a', 'b', false)",
+    ] {
+        touches(text, true);
+    }
+}
+
+#[test]
+fn statements_that_leave_none_are_not() {
+    for text in [
+        "select temp from weather",
+        "SET LOCAL search_path = x",
+        "set transaction isolation level serializable",
+        "begin; select 'SET x = 1'; commit",
+        "select $$ set x = 1 $$, $a$ create temp table $$ $a$",
+        "-- set x = 1\nselect 1",
+        "select pg_advisory_xact_lock(1), pg_try_advisory_xact_lock(2)",
+        "update t set a = $1 where b = $2",
+        "prepare transaction 'x'",
+        "insert into t values ('it''s; set x = 1')",
+        "select set_config from t",
+        "declare c cursor for select 1",
+        "",
+        ";;",
+    ] {
+        touches(text, false);
+    }
+}
+
+#[test]
+fn lifting_read_only_is_seen() {
+    for text in [
+        "begin read write",
+        "BEGIN; SET TRANSACTION READ  WRITE",
+        "set session characteristics as transaction read write",
+        "set default_transaction_read_only = off",
+        "set local \"transaction_read_only\" to 0",
+        "select set_config('default_transaction_read_only', 'off', false)",
+        "do 'begin end'",
+    ] {
+        assert!(scan(text.as_bytes()).lifts_read_only, "{text}");
+    }
+    for text in ["begin read only", "show transaction_read_only", "select 'read write'"] {
+        assert!(!scan(text.as_bytes()).lifts_read_only, "{text}");
+    }
+}
+
+#[test]
+fn administration_is_named() {
+    for text in [
+        "alter system set x = 1",
+        "copy t from program 'ls'",
+        "copy t to '/tmp/x'",
+        "copy (select 1) to '/tmp/x'",
+        "select pg_read_file('/etc/passwd')",
+        "drop role bob",
+        "drop database x",
+        "CREATE USER bob",
+    ] {
+        assert!(scan(text.as_bytes()).admin_only.is_some(), "{text}");
+    }
+    for text in [
+        "copy t from stdin with (format csv, delimiter ',')",
+        "copy t to stdout",
+        "alter table t add a int",
+        "create user mapping for bob server s",
+        "select 'alter system'",
+    ] {
+        assert_eq!(scan(text.as_bytes()).admin_only, None, "{text}");
+    }
+}
+
+#[test]
+fn a_single_deallocate_names_its_statement() {
+    let facts = scan(b"DEALLOCATE pdo_stmt_00000001;");
+    assert_eq!(facts.deallocates.as_deref(), Some("pdo_stmt_00000001"));
+    assert!(!facts.several);
+    assert_eq!(scan(b"deallocate prepare x").deallocates.as_deref(), Some("x"));
+    assert_eq!(scan(b"deallocate all").deallocates, None);
+    let two = scan(b"deallocate a; deallocate b");
+    assert_eq!((two.deallocates, two.several), (None, true));
+}
+
+proptest::proptest! {
+    #[test]
+    fn no_text_makes_the_scanner_panic(text in proptest::collection::vec(proptest::num::u8::ANY, 0..200)) {
+        let _ = scan(&text);
+    }
+
+    #[test]
+    fn signs_in_any_order_are_survived(text in "[a-eE$'\"/*;\\\\&u(-]{0,40}") {
+        let _ = scan(text.as_bytes());
+    }
+}

@@ -1,0 +1,182 @@
+//! Making messages: everything that we say to clients and upstreams ourselves.
+
+use bytes::{BufMut, BytesMut};
+
+use super::startup::{CANCEL_CODE, VERSION_3_0};
+
+/// Appends a message; its length is filled in after `body` has written the rest.
+pub(crate) fn tagged(out: &mut BytesMut, tag: u8, body: impl FnOnce(&mut BytesMut)) {
+    out.put_u8(tag);
+    sized(out, body);
+}
+
+/// Appends a length word and what it covers.
+fn sized(out: &mut BytesMut, body: impl FnOnce(&mut BytesMut)) {
+    let at = out.len();
+    out.put_u32(0);
+    body(out);
+    let length = u32::try_from(out.len() - at).unwrap_or(u32::MAX);
+    if let Some(word) = out.get_mut(at..at + 4) {
+        word.copy_from_slice(&length.to_be_bytes());
+    }
+}
+
+/// Appends a zero-terminated text; zeros inside, which the protocol cannot carry, are left out.
+fn put_cstr(out: &mut BytesMut, text: &[u8]) {
+    for part in text.split(|byte| *byte == 0) {
+        out.put_slice(part);
+    }
+    out.put_u8(0);
+}
+
+/// An `AuthenticationRequest` of the given code with its data (the SASL messages).
+pub(crate) fn authentication(out: &mut BytesMut, code: u32, data: &[u8]) {
+    tagged(out, b'R', |out| {
+        out.put_u32(code);
+        out.put_slice(data);
+    });
+}
+
+/// `AuthenticationOk`.
+pub(crate) fn authentication_ok(out: &mut BytesMut) {
+    authentication(out, 0, &[]);
+}
+
+/// `ParameterStatus`.
+pub(crate) fn parameter_status(out: &mut BytesMut, name: &str, value: &str) {
+    tagged(out, b'S', |out| {
+        put_cstr(out, name.as_bytes());
+        put_cstr(out, value.as_bytes());
+    });
+}
+
+/// `BackendKeyData`.
+pub(crate) fn backend_key(out: &mut BytesMut, pid: u32, secret: u32) {
+    tagged(out, b'K', |out| {
+        out.put_u32(pid);
+        out.put_u32(secret);
+    });
+}
+
+/// `ReadyForQuery` with its transaction status.
+pub(crate) fn ready(out: &mut BytesMut, status: u8) {
+    tagged(out, b'Z', |out| out.put_u8(status));
+}
+
+/// `CommandComplete`.
+pub(crate) fn command_complete(out: &mut BytesMut, tag: &str) {
+    tagged(out, b'C', |out| put_cstr(out, tag.as_bytes()));
+}
+
+/// A message without a body.
+pub(crate) fn data(out: &mut BytesMut, tag: u8) {
+    tagged(out, tag, |_| {});
+}
+
+/// `NegotiateProtocolVersion` down to 3.0, naming the options that are not known.
+pub(crate) fn negotiate_minor(out: &mut BytesMut, unknown: &[String]) {
+    tagged(out, b'v', |out| {
+        out.put_u32(VERSION_3_0);
+        out.put_u32(u32::try_from(unknown.len()).unwrap_or(0));
+        for name in unknown {
+            put_cstr(out, name.as_bytes());
+        }
+    });
+}
+
+/// `ErrorResponse` (or, with tag `N`, a notice).
+pub(crate) fn error_response(
+    out: &mut BytesMut,
+    severity: &str,
+    code: &str,
+    message: &str,
+    hint: Option<&str>,
+) {
+    tagged(out, b'E', |out| {
+        let fields = [(b'S', severity), (b'V', severity), (b'C', code), (b'M', message)];
+        for (letter, text) in fields.into_iter().chain(hint.map(|text| (b'H', text))) {
+            out.put_u8(letter);
+            put_cstr(out, text.as_bytes());
+        }
+        out.put_u8(0);
+    });
+}
+
+/// A simple Query.
+pub(crate) fn query(out: &mut BytesMut, text: &str) {
+    tagged(out, b'Q', |out| put_cstr(out, text.as_bytes()));
+}
+
+/// A Parse of the given name; `rest` is text, terminator and types, as [`super::parse`] cuts them.
+pub(crate) fn parse_with_name(out: &mut BytesMut, name: &str, rest: &[u8]) {
+    tagged(out, b'P', |out| {
+        put_cstr(out, name.as_bytes());
+        out.put_slice(rest);
+    });
+}
+
+/// The head of a Bind with another statement name; `tail_bytes` of its body are still to follow.
+///
+/// `None` if the message would become too long.
+pub(crate) fn bind_with_name(
+    out: &mut BytesMut,
+    portal: &[u8],
+    name: &str,
+    tail_bytes: usize,
+) -> Option<()> {
+    let length = u32::try_from(4 + portal.len() + name.len() + 2 + tail_bytes).ok()?;
+    i32::try_from(length).ok()?;
+    out.put_u8(b'B');
+    out.put_u32(length);
+    put_cstr(out, portal);
+    put_cstr(out, name.as_bytes());
+    Some(())
+}
+
+/// A Describe (`D`) or Close (`C`) of a statement.
+pub(crate) fn named_message(out: &mut BytesMut, tag: u8, name: &str) {
+    tagged(out, tag, |out| {
+        out.put_u8(b'S');
+        put_cstr(out, name.as_bytes());
+    });
+}
+
+/// A Close of a statement.
+pub(crate) fn close_statement(out: &mut BytesMut, name: &str) {
+    named_message(out, b'C', name);
+}
+
+/// A start-up message of version 3.0.
+pub(crate) fn startup_message(out: &mut BytesMut, parameters: &[(&str, &str)]) {
+    sized(out, |out| {
+        out.put_u32(VERSION_3_0);
+        for (name, value) in parameters {
+            put_cstr(out, name.as_bytes());
+            put_cstr(out, value.as_bytes());
+        }
+        out.put_u8(0);
+    });
+}
+
+/// A cancel request.
+pub(crate) fn cancel_request(out: &mut BytesMut, pid: u32, secret: u32) {
+    sized(out, |out| {
+        out.put_u32(CANCEL_CODE);
+        out.put_u32(pid);
+        out.put_u32(secret);
+    });
+}
+
+/// The first SASL message of a client.
+pub(crate) fn sasl_initial(out: &mut BytesMut, mechanism: &str, first: &str) {
+    tagged(out, b'p', |out| {
+        put_cstr(out, mechanism.as_bytes());
+        out.put_u32(u32::try_from(first.len()).unwrap_or(0));
+        out.put_slice(first.as_bytes());
+    });
+}
+
+/// A password message, or a later SASL message, as bytes.
+pub(crate) fn password(out: &mut BytesMut, bytes: &[u8]) {
+    tagged(out, b'p', |out| out.put_slice(bytes));
+}

@@ -1,0 +1,24 @@
+//! PostgreSQL's frontend/backend protocol, version 3, as bytes: cutting, reading and making messages.
+//!
+//! Pure: no I/O, no state of a session, nothing that can panic or grow without a bound.
+//! See <https://www.postgresql.org/docs/current/protocol-message-formats.html>.
+
+mod body;
+mod frame;
+mod make;
+mod startup;
+
+#[cfg(test)]
+mod tests;
+
+pub(crate) use body::{
+    Bind, Parse, bind, error_fields, fields_of_row, named, parse, split_cstr, status_pair,
+};
+pub(crate) use frame::{Frame, backend_head, frontend_head};
+pub(crate) use make::{
+    authentication, authentication_ok, backend_key, bind_with_name, cancel_request,
+    close_statement, command_complete, data, error_response, named_message, negotiate_minor,
+    parameter_status, parse_with_name, password, query, ready, sasl_initial, startup_message,
+    tagged,
+};
+pub(crate) use startup::{CANCEL_CODE, SSL_REQUEST, Startup, StartupParameters, read as read_startup};
