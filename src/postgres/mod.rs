@@ -1,5 +1,26 @@
 //! PostgreSQL clients and upstreams.
+//!
+//! The rooms that every protocol has: `wire` (bytes), `login`, `session` (one client's life),
+//! `exchange` (the account of what was asked and answered), `upstream` (dialling, cleaning,
+//! closing), `policy` (roles), `refusal` (the only speller of SQLSTATEs), `service` (what the
+//! gateway starts). And PostgreSQL's own: `flow` (a socket and its buffers), `prepared` (statements
+//! over changing upstreams), `statement` (what a text may do to its session), `settings` (what a
+//! session holds), `tenancy` (what the sessions of a tenant share), `cancel` (keys ours and theirs).
 
+mod cancel;
+mod exchange;
+mod flow;
+mod login;
 mod policy;
+mod prepared;
+mod refusal;
+mod service;
+mod session;
+mod settings;
 mod statement;
+mod tenancy;
+mod upstream;
 mod wire;
+
+pub use service::{Parts, Service, Settings};
+pub use upstream::{Dialer, Upstream, probe};

@@ -68,7 +68,10 @@ pub(crate) fn admin_function(name: &[u8]) -> Option<&'static str> {
     if !(name.starts_with(b"pg_") || name.starts_with(b"lo_")) {
         return None;
     }
-    ADMIN_FUNCTIONS.iter().find(|known| known.as_bytes() == name).copied()
+    ADMIN_FUNCTIONS
+        .iter()
+        .find(|known| known.as_bytes() == name)
+        .copied()
 }
 
 /// Whether a role may run a text of which these facts are known.
@@ -76,7 +79,11 @@ pub(crate) fn admin_function(name: &[u8]) -> Option<&'static str> {
 /// # Errors
 /// A refusal that names what is not permitted.
 pub(crate) fn check(role: Role, facts: &Facts) -> Result<(), Refusal> {
-    let refused = |what: &str| Err(Refusal::NotPermitted { what: what.to_owned() });
+    let refused = |what: &str| {
+        Err(Refusal::NotPermitted {
+            what: what.to_owned(),
+        })
+    };
     match (role, facts.admin_only) {
         (Role::Admin, _) => return Ok(()),
         (Role::Read | Role::Write, Some(what)) => return refused(what),
@@ -88,7 +95,9 @@ pub(crate) fn check(role: Role, facts: &Facts) -> Result<(), Refusal> {
         }
         // In one text, what resets the session could be followed by what writes.
         if facts.touches_session && facts.several {
-            return refused("to change the session in a text of several statements while read-only");
+            return refused(
+                "to change the session in a text of several statements while read-only",
+            );
         }
     }
     Ok(())

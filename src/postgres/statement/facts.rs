@@ -8,7 +8,10 @@ const LEAD_WORDS: usize = 4;
 
 /// What a text may do to its session, as far as tokens tell.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-#[expect(clippy::struct_excessive_bools, reason = "independent suspicions of one text")]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "independent suspicions of one text"
+)]
 pub(crate) struct Facts {
     /// It may leave state behind in the session: parameters, locks, temporary objects and the like.
     pub(crate) touches_session: bool,
@@ -28,6 +31,8 @@ pub(crate) struct Facts {
     pub(crate) admin_only: Option<&'static str>,
     /// It is one `DEALLOCATE name` and nothing else.
     pub(crate) deallocates: Option<String>,
+    /// Parameters of extensions that it sets; the server does not list them, so their names are kept.
+    pub(crate) parameters: Vec<String>,
     /// It has more than one statement.
     pub(crate) several: bool,
 }
@@ -54,21 +59,39 @@ struct Scan {
     copy_target: bool,
     statements: usize,
     started: bool,
+    /// The name that a SET sets, until its `=` or TO.
+    target: Option<String>,
+    config: Option<ConfigCall>,
+}
+
+/// A call of `set_config` that is being read.
+#[derive(Default)]
+struct ConfigCall {
+    depth: usize,
+    arguments: usize,
+    /// The first argument, if it is a plain constant.
+    name: Option<String>,
+    /// The argument under way is the constant `true`.
+    is_true: bool,
+    /// Tokens of the argument under way.
+    tokens: usize,
 }
 
 impl Scan {
     fn see(&mut self, token: Token<'_>) {
+        self.see_config(token);
+        self.see_target(token);
         match token {
             Token::Sign(b';') => {
                 self.end_statement();
                 return;
             }
             Token::Sign(b'(') => self.call(),
-            Token::Sign(_) => {}
             Token::Text(_) if self.copy_target => {
                 self.facts.admin_only = Some("COPY with a file of the server");
             }
-            Token::Text(_) => {}
+            Token::Text(body) if self.leads(b"do") => self.see_block(body),
+            Token::Sign(_) | Token::Text(_) => {}
             Token::Doubt => {
                 self.facts.touches_session = true;
                 self.facts.lifts_read_only = true;
@@ -118,13 +141,18 @@ impl Scan {
             _ => {}
         }
         self.copy_target = copying && matches!(word.as_bytes(), b"from" | b"to");
+        if self.lead.is_empty() && word.as_bytes() == b"set" {
+            self.target = Some(String::new());
+        }
         if self.lead.len() < LEAD_WORDS {
             self.lead.push(word);
         }
     }
 
     fn leads(&self, first: &[u8]) -> bool {
-        self.lead.first().is_some_and(|word| word.as_bytes() == first)
+        self.lead
+            .first()
+            .is_some_and(|word| word.as_bytes() == first)
     }
 
     /// The last word is the name of a function that is called.
@@ -134,8 +162,15 @@ impl Scan {
         };
         match name {
             b"set_config" => {
-                self.facts.touches_session = true;
-                self.facts.lifts_read_only = true;
+                // A call inside of another's arguments cannot be told apart, and is in doubt.
+                if self.config.is_some() {
+                    self.facts.sticks = Some("set_config");
+                    self.facts.lifts_read_only = true;
+                }
+                self.config = Some(ConfigCall {
+                    depth: 1,
+                    ..ConfigCall::default()
+                });
             }
             b"setseed" => self.facts.sticks = Some("setseed"),
             b"currval" | b"lastval" => self.facts.recalls_sequence = true,
@@ -153,7 +188,116 @@ impl Scan {
         }
     }
 
+    /// Reads the arguments of `set_config(name, value, is_local)`.
+    fn see_config(&mut self, token: Token<'_>) {
+        let Some(mut call) = self.config.take() else {
+            return;
+        };
+        call.tokens += 1;
+        match token {
+            Token::Sign(b'(') => call.depth += 1,
+            Token::Sign(b')') => {
+                call.depth -= 1;
+                if call.depth == 0 {
+                    self.configured(&call);
+                    return;
+                }
+            }
+            Token::Sign(b',') if call.depth == 1 => {
+                if call.arguments == 0 && call.tokens != 2 {
+                    call.name = None;
+                }
+                call.arguments += 1;
+                call.tokens = 0;
+                call.is_true = false;
+            }
+            Token::Text(text) if call.arguments == 0 && call.tokens == 1 => {
+                let plain = !text.contains(&b'\\') && !text.contains(&b'\'');
+                let name = std::str::from_utf8(text).ok().filter(|_| plain);
+                call.name = name.map(str::to_ascii_lowercase);
+            }
+            Token::Word(word) if call.tokens == 1 => call.is_true = word.as_bytes() == b"true",
+            Token::Sign(_) | Token::Text(_) | Token::Word(_) | Token::Doubt => {
+                call.is_true = false;
+            }
+        }
+        self.config = Some(call);
+    }
+
+    fn configured(&mut self, call: &ConfigCall) {
+        let facts = &mut self.facts;
+        let local = call.arguments == 2 && call.is_true;
+        facts.touches_session |= !local;
+        if let Some(name) = &call.name {
+            facts.lifts_read_only |= name.contains("read_only");
+            if !local && name.contains('.') {
+                facts.parameters.push(name.clone());
+            }
+        } else {
+            facts.lifts_read_only = true;
+            if !local {
+                facts.sticks = Some("set_config");
+            }
+        }
+    }
+
+    /// Reads the name that a SET sets: words with dots between them.
+    fn see_target(&mut self, token: Token<'_>) {
+        let Some(mut name) = self.target.take() else {
+            return;
+        };
+        match token {
+            Token::Sign(b'.') => {
+                name.push('.');
+                self.target = Some(name);
+                return;
+            }
+            Token::Word(word) if word.as_bytes() != b"to" => {
+                if !name.ends_with('.') {
+                    name.clear();
+                }
+                let part = std::str::from_utf8(word.as_bytes()).unwrap_or_default();
+                if part.is_empty() {
+                    // Longer than a word is kept, or not a text at all.
+                    self.facts.sticks = Some("parameter");
+                    return;
+                }
+                name.push_str(part);
+                self.target = Some(name);
+                return;
+            }
+            Token::Sign(_) | Token::Text(_) | Token::Word(_) | Token::Doubt => {}
+        }
+        if name.contains('.') {
+            self.facts.parameters.push(name);
+        }
+    }
+
+    /// Reads the body of a DO: whatever sets a parameter that the server does not list.
+    fn see_block(&mut self, body: &[u8]) {
+        let mut last = None;
+        for token in Tokens::of(body) {
+            let word = match token {
+                Token::Word(word) => Some(word),
+                Token::Sign(_) | Token::Text(_) | Token::Doubt => None,
+            };
+            let name = word.as_ref().map_or(&b""[..], Word::as_bytes);
+            let set = last
+                .as_ref()
+                .is_some_and(|last: &Word| last.as_bytes() == b"set");
+            if matches!(name, b"set_config" | b"execute" | b"setseed") || set && name == b"session"
+            {
+                self.facts.sticks = Some("do_block");
+            }
+            last = word;
+        }
+    }
+
     fn end_statement(&mut self) {
+        self.target = None;
+        if self.config.take().is_some() {
+            self.facts.touches_session = true;
+        }
         let lead = std::mem::take(&mut self.lead);
         let word = |at: usize| lead.get(at).map_or(&b""[..], Word::as_bytes);
         let facts = &mut self.facts;
@@ -181,7 +325,11 @@ impl Scan {
             b"listen" | b"execute" => facts.touches_session = true,
             b"load" => facts.sticks = Some("LOAD"),
             b"deallocate" => {
-                let name = if word(1) == b"prepare" { word(2) } else { word(1) };
+                let name = if word(1) == b"prepare" {
+                    word(2)
+                } else {
+                    word(1)
+                };
                 if name != b"all" {
                     facts.deallocates = std::str::from_utf8(name).ok().map(str::to_owned);
                 }

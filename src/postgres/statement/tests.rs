@@ -1,3 +1,5 @@
+//! Texts that must be suspected, and texts that must not.
+
 use super::scan;
 
 #[track_caller]
@@ -69,7 +71,11 @@ fn lifting_read_only_is_seen() {
     ] {
         assert!(scan(text.as_bytes()).lifts_read_only, "{text}");
     }
-    for text in ["begin read only", "show transaction_read_only", "select 'read write'"] {
+    for text in [
+        "begin read only",
+        "show transaction_read_only",
+        "select 'read write'",
+    ] {
         assert!(!scan(text.as_bytes()).lifts_read_only, "{text}");
     }
 }
@@ -100,11 +106,50 @@ fn administration_is_named() {
 }
 
 #[test]
+fn parameters_of_extensions_are_named() {
+    let names = |text: &str| scan(text.as_bytes()).parameters;
+    assert_eq!(
+        names("SET my.var = 1; set session a.b to 'c'"),
+        ["my.var", "a.b"]
+    );
+    assert_eq!(names("select set_config('My.Var', $1, false)"), ["my.var"]);
+    assert!(names("set search_path to a.b").is_empty());
+    assert!(names("set x = 1.5").is_empty());
+    assert!(names("select set_config('my.var', 'x', true)").is_empty());
+}
+
+#[test]
+fn local_configuration_leaves_nothing() {
+    touches(
+        "select set_config('a.b', coalesce($1, 'x'), true), set_config('role', 'x', true)",
+        false,
+    );
+    touches("select set_config('a.b', 'x', $1)", true);
+    touches("select set_config('a.b', 'x', not true)", true);
+    assert_eq!(
+        scan(b"select set_config($1, $2, false)").sticks,
+        Some("set_config")
+    );
+    assert_eq!(
+        scan(b"select set_config('a' || $1, $2, false)").sticks,
+        Some("set_config")
+    );
+    assert_eq!(
+        scan(b"do $$ begin execute 'set a.b = 1'; end $$").sticks,
+        Some("do_block")
+    );
+    assert!(!scan(b"select set_config('a.b', 'x', true)").lifts_read_only);
+}
+
+#[test]
 fn a_single_deallocate_names_its_statement() {
     let facts = scan(b"DEALLOCATE pdo_stmt_00000001;");
     assert_eq!(facts.deallocates.as_deref(), Some("pdo_stmt_00000001"));
     assert!(!facts.several);
-    assert_eq!(scan(b"deallocate prepare x").deallocates.as_deref(), Some("x"));
+    assert_eq!(
+        scan(b"deallocate prepare x").deallocates.as_deref(),
+        Some("x")
+    );
     assert_eq!(scan(b"deallocate all").deallocates, None);
     let two = scan(b"deallocate a; deallocate b");
     assert_eq!((two.deallocates, two.several), (None, true));

@@ -25,7 +25,10 @@ pub(super) struct Word {
 
 impl Word {
     fn folded(text: &[u8]) -> Self {
-        let mut word = Self { bytes: [0; WORD_BYTES_MAX], length: 0 };
+        let mut word = Self {
+            bytes: [0; WORD_BYTES_MAX],
+            length: 0,
+        };
         if text.len() <= WORD_BYTES_MAX {
             for (to, from) in word.bytes.iter_mut().zip(text) {
                 *to = from.to_ascii_lowercase();
@@ -37,7 +40,9 @@ impl Word {
 
     /// The word; empty if it is longer than any rule's.
     pub(super) fn as_bytes(&self) -> &[u8] {
-        self.bytes.get(..usize::from(self.length)).unwrap_or_default()
+        self.bytes
+            .get(..usize::from(self.length))
+            .unwrap_or_default()
     }
 }
 
@@ -52,14 +57,20 @@ impl<'a> Tokens<'a> {
     }
 
     fn take(&mut self, count: usize) -> &'a [u8] {
-        let (head, tail) = self.rest.split_at_checked(count).unwrap_or((self.rest, &[]));
+        let (head, tail) = self
+            .rest
+            .split_at_checked(count)
+            .unwrap_or((self.rest, &[]));
         self.rest = tail;
         head
     }
 
     fn skip_blank(&mut self) {
         loop {
-            let blank = self.rest.iter().take_while(|byte| byte.is_ascii_whitespace() || **byte == 11);
+            let blank = self
+                .rest
+                .iter()
+                .take_while(|byte| byte.is_ascii_whitespace() || **byte == 11);
             let count = blank.count();
             self.take(count);
             if self.rest.starts_with(b"--") {
@@ -115,7 +126,11 @@ impl<'a> Tokens<'a> {
 
     /// `$tag$ … $tag$`, or just a sign.
     fn dollar(&mut self) -> Token<'a> {
-        let tag = self.rest.iter().skip(1).take_while(|byte| is_word(**byte) && **byte != b'$');
+        let tag = self
+            .rest
+            .iter()
+            .skip(1)
+            .take_while(|byte| is_word(**byte) && **byte != b'$');
         let length = tag.count() + 2;
         let digit = self.rest.get(1).is_some_and(u8::is_ascii_digit);
         if digit || self.rest.get(length - 1) != Some(&b'$') {
@@ -157,7 +172,9 @@ impl<'a> Iterator for Tokens<'a> {
         Some(match first {
             b'\'' => match self.quoted(b'\'', false) {
                 // With standard_conforming_strings off the string would end elsewhere.
-                (text, true) if text.ends_with(b"\\") || memchr::memmem::find(text, b"\\'").is_some() => {
+                (text, true)
+                    if text.ends_with(b"\\") || memchr::memmem::find(text, b"\\'").is_some() =>
+                {
                     Token::Doubt
                 }
                 (text, _) => Token::Text(text),

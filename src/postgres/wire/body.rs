@@ -60,7 +60,10 @@ pub(crate) fn named(body: &[u8]) -> Option<(u8, &[u8])> {
 pub(crate) fn status_pair(body: &[u8]) -> Option<(&str, &str)> {
     let (name, rest) = split_cstr(body)?;
     let (value, _) = split_cstr(rest)?;
-    Some((std::str::from_utf8(name).ok()?, std::str::from_utf8(value).ok()?))
+    Some((
+        std::str::from_utf8(name).ok()?,
+        std::str::from_utf8(value).ok()?,
+    ))
 }
 
 /// The fields of an `ErrorResponse` or `NoticeResponse`: letter and text.
@@ -82,16 +85,12 @@ pub(crate) fn fields_of_row(body: &[u8]) -> impl Iterator<Item = Option<&[u8]>> 
     let mut rest = body.get(2..).unwrap_or_default();
     std::iter::from_fn(move || {
         let (length, tail) = rest.split_first_chunk::<4>()?;
-        match usize::try_from(i32::from_be_bytes(*length)) {
-            Ok(length) => {
-                let (field, tail) = tail.split_at_checked(length)?;
-                rest = tail;
-                Some(Some(field))
-            }
-            Err(_) => {
-                rest = tail;
-                Some(None)
-            }
-        }
+        let Ok(length) = usize::try_from(i32::from_be_bytes(*length)) else {
+            rest = tail;
+            return Some(None);
+        };
+        let (field, tail) = tail.split_at_checked(length)?;
+        rest = tail;
+        Some(Some(field))
     })
 }

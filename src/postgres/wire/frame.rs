@@ -41,7 +41,11 @@ pub(crate) fn frontend_head(
         b'B' | b'd' | b'F' => MESSAGE_BYTES_MAX,
         b'D' | b'C' | b'E' | b'p' | b'f' => SHORT_BYTES_MAX,
         b'S' | b'H' | b'X' | b'c' => 4,
-        _ => return Err(Refusal::Malformed { what: "invalid frontend message type" }),
+        _ => {
+            return Err(Refusal::Malformed {
+                what: "invalid frontend message type",
+            });
+        }
     };
     checked(tag, length, max).map(Some)
 }
@@ -65,10 +69,18 @@ fn header(buffer: &[u8]) -> Option<(u8, u32)> {
 
 fn checked(tag: u8, length: u32, max: u32) -> Result<Frame, Refusal> {
     if length < 4 || i32::try_from(length).is_err() {
-        return Err(Refusal::Malformed { what: "invalid message length" });
+        return Err(Refusal::Malformed {
+            what: "invalid message length",
+        });
     }
     if length > max {
-        return Err(Refusal::FrameTooLarge { bytes: u64::from(length), max: u64::from(max) });
+        return Err(Refusal::FrameTooLarge {
+            bytes: u64::from(length),
+            max: u64::from(max),
+        });
     }
-    Ok(Frame { tag, bytes: length as usize + 1 })
+    Ok(Frame {
+        tag,
+        bytes: length as usize + 1,
+    })
 }

@@ -63,11 +63,6 @@ pub(crate) fn ready(out: &mut BytesMut, status: u8) {
     tagged(out, b'Z', |out| out.put_u8(status));
 }
 
-/// `CommandComplete`.
-pub(crate) fn command_complete(out: &mut BytesMut, tag: &str) {
-    tagged(out, b'C', |out| put_cstr(out, tag.as_bytes()));
-}
-
 /// A message without a body.
 pub(crate) fn data(out: &mut BytesMut, tag: u8) {
     tagged(out, tag, |_| {});
@@ -84,7 +79,7 @@ pub(crate) fn negotiate_minor(out: &mut BytesMut, unknown: &[String]) {
     });
 }
 
-/// `ErrorResponse` (or, with tag `N`, a notice).
+/// `ErrorResponse`.
 pub(crate) fn error_response(
     out: &mut BytesMut,
     severity: &str,
@@ -93,7 +88,12 @@ pub(crate) fn error_response(
     hint: Option<&str>,
 ) {
     tagged(out, b'E', |out| {
-        let fields = [(b'S', severity), (b'V', severity), (b'C', code), (b'M', message)];
+        let fields = [
+            (b'S', severity),
+            (b'V', severity),
+            (b'C', code),
+            (b'M', message),
+        ];
         for (letter, text) in fields.into_iter().chain(hint.map(|text| (b'H', text))) {
             out.put_u8(letter);
             put_cstr(out, text.as_bytes());

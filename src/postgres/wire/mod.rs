@@ -11,14 +11,11 @@ mod startup;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use body::{
-    Bind, Parse, bind, error_fields, fields_of_row, named, parse, split_cstr, status_pair,
-};
-pub(crate) use frame::{Frame, backend_head, frontend_head};
+pub(crate) use body::{bind, error_fields, fields_of_row, named, parse, split_cstr, status_pair};
+pub(crate) use frame::{Frame, HEADER_BYTES, backend_head, frontend_head};
 pub(crate) use make::{
     authentication, authentication_ok, backend_key, bind_with_name, cancel_request,
-    close_statement, command_complete, data, error_response, named_message, negotiate_minor,
-    parameter_status, parse_with_name, password, query, ready, sasl_initial, startup_message,
-    tagged,
+    close_statement, data, error_response, named_message, negotiate_minor, parameter_status,
+    parse_with_name, password, query, ready, sasl_initial, startup_message, tagged,
 };
-pub(crate) use startup::{CANCEL_CODE, SSL_REQUEST, Startup, StartupParameters, read as read_startup};
+pub(crate) use startup::{SSL_REQUEST, Startup, StartupParameters, read as read_startup};

@@ -46,7 +46,9 @@ impl StartupParameters {
     /// The value of a parameter; the last one wins, as in PostgreSQL.
     pub(crate) fn find(&self, name: &str) -> Option<&str> {
         let mut found = self.pairs.iter().rev();
-        found.find(|(key, _)| key == name).map(|(_, value)| value.as_str())
+        found
+            .find(|(key, _)| key == name)
+            .map(|(_, value)| value.as_str())
     }
 }
 
@@ -60,13 +62,17 @@ pub(crate) fn read(buffer: &[u8]) -> Result<Option<(Startup, usize)>, Refusal> {
     };
     let length = u32::from_be_bytes(*length);
     if !(8..=STARTUP_BYTES_MAX).contains(&length) {
-        return Err(Refusal::Malformed { what: "invalid length of startup packet" });
+        return Err(Refusal::Malformed {
+            what: "invalid length of startup packet",
+        });
     }
     let Some(body) = rest.get(..length as usize - 4) else {
         return Ok(None);
     };
     let Some((code, body)) = body.split_first_chunk::<4>() else {
-        return Err(Refusal::Malformed { what: "invalid startup packet" });
+        return Err(Refusal::Malformed {
+            what: "invalid startup packet",
+        });
     };
     let startup = match u32::from_be_bytes(*code) {
         SSL_CODE => Startup::Ssl,
@@ -82,28 +88,44 @@ pub(crate) fn read(buffer: &[u8]) -> Result<Option<(Startup, usize)>, Refusal> {
 }
 
 fn cancel(body: &[u8]) -> Result<Startup, Refusal> {
-    let malformed = Refusal::Malformed { what: "invalid length of cancel request" };
+    let malformed = Refusal::Malformed {
+        what: "invalid length of cancel request",
+    };
     let Some((pid, rest)) = body.split_first_chunk::<4>() else {
         return Err(malformed);
     };
     let secret: [u8; 4] = rest.try_into().map_err(|_| malformed)?;
-    Ok(Startup::Cancel { pid: u32::from_be_bytes(*pid), secret: u32::from_be_bytes(secret) })
+    Ok(Startup::Cancel {
+        pid: u32::from_be_bytes(*pid),
+        secret: u32::from_be_bytes(secret),
+    })
 }
 
 fn session(mut body: &[u8], newer_minor: bool) -> Result<StartupParameters, Refusal> {
-    let broken = || Refusal::Malformed { what: "invalid startup packet layout" };
-    let mut parameters = StartupParameters { newer_minor, ..StartupParameters::default() };
+    let broken = || Refusal::Malformed {
+        what: "invalid startup packet layout",
+    };
+    let mut parameters = StartupParameters {
+        newer_minor,
+        ..StartupParameters::default()
+    };
     loop {
         let (name, rest) = super::split_cstr(body).ok_or_else(broken)?;
         if name.is_empty() {
-            return if rest.is_empty() { Ok(parameters) } else { Err(broken()) };
+            return if rest.is_empty() {
+                Ok(parameters)
+            } else {
+                Err(broken())
+            };
         }
         let (value, rest) = super::split_cstr(rest).ok_or_else(broken)?;
         body = rest;
         let text = |bytes: &[u8]| {
             std::str::from_utf8(bytes)
                 .map(str::to_owned)
-                .map_err(|_| Refusal::Malformed { what: "startup packet is not UTF-8" })
+                .map_err(|_| Refusal::Malformed {
+                    what: "startup packet is not UTF-8",
+                })
         };
         let (name, value) = (text(name)?, text(value)?);
         if name.starts_with("_pq_.") {

@@ -1,0 +1,325 @@
+//! The account of one exchange: what was asked of the upstream, and what each answer means.
+//!
+//! Pure. Every message that will be answered has an entry, in order; an answer belongs to the first.
+//! Entries of ours (statements loaded, settings, questions) have answers that the client never sees,
+//! and entries that were answered here wait for their turn in the same line.
+
+use std::{collections::VecDeque, sync::Arc};
+
+use super::prepared::Statement;
+
+/// The transaction status that `ReadyForQuery` reports.
+pub(super) const IDLE: u8 = b'I';
+
+/// What ends an entry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Reply {
+    Parse,
+    Bind,
+    Describe,
+    Execute,
+    Close,
+    /// `ReadyForQuery`, for Sync.
+    Sync,
+    /// `ReadyForQuery`, for a simple query or a function call.
+    Query,
+    /// Nothing: it was answered here.
+    Made,
+}
+
+/// What happens to the answer.
+#[derive(Debug)]
+pub(super) enum Act {
+    /// It is the client's.
+    Forward,
+    /// It is the answer to a message of ours.
+    Swallow,
+    /// We answered already: this message, when its turn comes.
+    Say(&'static [u8]),
+    /// The message was made to fail; the client hears this error instead of the upstream's.
+    Replace(Box<[u8]>),
+    /// Parameters were applied.
+    Settings,
+    /// The upstream was asked for the state of its session.
+    Audit,
+}
+
+/// What is to be taken back if the message was never carried out.
+#[derive(Debug)]
+pub(super) enum Undo {
+    Nothing,
+    /// A client's name for a statement, and whether its Parse was sent.
+    Prepare {
+        name: Box<[u8]>,
+        statement: Arc<Statement>,
+        sent: bool,
+    },
+    /// A statement that we sent.
+    Load(u64),
+    /// A statement that we closed.
+    Evict(u64),
+    /// A client's name that it closed.
+    Close {
+        name: Box<[u8]>,
+        statement: Arc<Statement>,
+    },
+    /// The unnamed statement.
+    Unnamed,
+}
+
+/// One message that will be answered.
+#[derive(Debug)]
+pub(super) struct Expect {
+    pub(super) reply: Reply,
+    pub(super) act: Act,
+    pub(super) undo: Undo,
+}
+
+/// What an exchange knows of its upstream.
+#[derive(Debug)]
+pub(super) struct Exchange {
+    queue: VecDeque<Expect>,
+    status: u8,
+    /// Extended messages were sent that no Sync follows yet.
+    open_unit: bool,
+    /// The upstream waits for copy data.
+    copy_in: bool,
+    unit: u64,
+}
+
+impl Default for Exchange {
+    fn default() -> Self {
+        Self {
+            queue: VecDeque::new(),
+            status: IDLE,
+            open_unit: false,
+            copy_in: false,
+            unit: 0,
+        }
+    }
+}
+
+impl Exchange {
+    /// Nothing is under way, and no transaction is open: the upstream could change hands.
+    pub(super) fn is_quiet(&self) -> bool {
+        self.queue.is_empty() && self.status == IDLE && !self.open_unit
+    }
+
+    /// Something was asked and not answered.
+    pub(super) fn is_busy(&self) -> bool {
+        !self.queue.is_empty() || self.open_unit
+    }
+
+    /// A message would begin a unit, and the one before is not answered yet.
+    pub(super) fn is_between_units(&self) -> bool {
+        !self.queue.is_empty() && !self.open_unit
+    }
+
+    /// Extended messages were sent that no Sync follows yet.
+    pub(super) fn is_unit_open(&self) -> bool {
+        self.open_unit
+    }
+
+    pub(super) fn status(&self) -> u8 {
+        self.status
+    }
+
+    pub(super) fn copy_in(&self) -> bool {
+        self.copy_in
+    }
+
+    /// Tells the units apart: what fails together has one number.
+    pub(super) fn unit(&self) -> u64 {
+        self.unit
+    }
+
+    /// How many answers are outstanding.
+    pub(super) fn outstanding(&self) -> usize {
+        self.queue.len()
+    }
+
+    /// A message is sent.
+    pub(super) fn expect(&mut self, reply: Reply, act: Act, undo: Undo) {
+        match reply {
+            Reply::Sync | Reply::Query => {
+                self.open_unit = false;
+                self.unit += 1;
+            }
+            Reply::Made => {}
+            Reply::Parse | Reply::Bind | Reply::Describe | Reply::Execute | Reply::Close => {
+                self.open_unit = true;
+            }
+        }
+        self.queue.push_back(Expect { reply, act, undo });
+    }
+
+    /// A message that was answered here belongs to a unit all the same.
+    pub(super) fn begin_unit(&mut self) {
+        self.open_unit = true;
+    }
+
+    /// The last message sent is the client's own after all.
+    pub(super) fn claim_last(&mut self, undo: Undo) {
+        if let Some(last) = self.queue.back_mut() {
+            last.act = Act::Forward;
+            last.undo = undo;
+        }
+    }
+
+    /// The client ends its copy data.
+    pub(super) fn copy_done(&mut self) {
+        self.copy_in = false;
+    }
+
+    /// To whom the next answer belongs.
+    pub(super) fn act(&self) -> &Act {
+        self.queue
+            .front()
+            .map_or(&Act::Forward, |expect| &expect.act)
+    }
+
+    /// An entry that was answered here, if it is its turn.
+    pub(super) fn next_made(&mut self) -> Option<&'static [u8]> {
+        let front = self.queue.front()?;
+        let Act::Say(message) = front.act else {
+            return None;
+        };
+        self.queue.pop_front();
+        Some(message)
+    }
+
+    /// An answer that may end the first entry; gives the entry if it does.
+    pub(super) fn answered(&mut self, tag: u8) -> Option<Expect> {
+        let ends = match self.queue.front()?.reply {
+            Reply::Parse => tag == b'1',
+            Reply::Bind => tag == b'2',
+            Reply::Close => tag == b'3',
+            Reply::Describe => matches!(tag, b'T' | b'n'),
+            Reply::Execute => matches!(tag, b'C' | b'I' | b's'),
+            Reply::Sync | Reply::Query | Reply::Made => false,
+        };
+        if ends { self.queue.pop_front() } else { None }
+    }
+
+    /// The upstream asks for copy data: Syncs that were sent ahead are lost on it.
+    pub(super) fn copy_in_begins(&mut self) {
+        self.copy_in = true;
+        let extended = self
+            .queue
+            .front()
+            .is_some_and(|front| front.reply == Reply::Execute);
+        if extended {
+            while self
+                .queue
+                .get(1)
+                .is_some_and(|next| next.reply == Reply::Sync)
+            {
+                self.queue.remove(1);
+                self.open_unit = true;
+            }
+        }
+    }
+
+    /// An error: the upstream skips to the next Sync, so the entries before it are void.
+    ///
+    /// They come out last first, the order in which they are to be undone.
+    pub(super) fn failed(&mut self) -> Vec<Expect> {
+        self.copy_in = false;
+        let terminator = |expect: &Expect| matches!(expect.reply, Reply::Sync | Reply::Query);
+        let end = self
+            .queue
+            .iter()
+            .position(terminator)
+            .unwrap_or(self.queue.len());
+        let mut void: Vec<_> = self.queue.drain(..end).collect();
+        void.reverse();
+        void
+    }
+
+    /// `ReadyForQuery`: gives the entry that it ends, if one was waiting for it.
+    pub(super) fn ready(&mut self, status: u8) -> Option<Expect> {
+        self.status = status;
+        self.copy_in = false;
+        while let Some(expect) = self.queue.pop_front() {
+            if matches!(expect.reply, Reply::Sync | Reply::Query) {
+                return Some(expect);
+            }
+        }
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn exchange(replies: &[Reply]) -> Exchange {
+        let mut exchange = Exchange::default();
+        for reply in replies {
+            exchange.expect(*reply, Act::Forward, Undo::Nothing);
+        }
+        exchange
+    }
+
+    #[test]
+    fn quiet_needs_every_answer_and_an_idle_status() {
+        let mut exchange = exchange(&[Reply::Query, Reply::Query]);
+        exchange.ready(IDLE);
+        assert!(!exchange.is_quiet());
+        exchange.ready(b'T');
+        assert!(!exchange.is_quiet());
+        exchange.expect(Reply::Query, Act::Forward, Undo::Nothing);
+        exchange.ready(IDLE);
+        assert!(exchange.is_quiet());
+    }
+
+    #[test]
+    fn flush_without_sync_keeps_the_upstream() {
+        let mut exchange = exchange(&[Reply::Parse, Reply::Describe]);
+        assert!(exchange.answered(b'1').is_some());
+        assert!(exchange.answered(b't').is_none());
+        assert!(exchange.answered(b'n').is_some());
+        assert!(!exchange.is_quiet());
+        exchange.expect(Reply::Sync, Act::Forward, Undo::Nothing);
+        exchange.ready(IDLE);
+        assert!(exchange.is_quiet());
+    }
+
+    #[test]
+    fn an_error_voids_up_to_the_next_sync() {
+        use Reply::{Bind, Execute, Parse, Sync};
+        let mut exchange = exchange(&[Parse, Bind, Execute, Sync, Bind, Execute, Sync]);
+        exchange.answered(b'1');
+        let void: Vec<_> = exchange
+            .failed()
+            .iter()
+            .map(|expect| expect.reply)
+            .collect();
+        assert_eq!(void, [Execute, Bind]);
+        assert!(exchange.ready(IDLE).is_some());
+        assert_eq!(exchange.outstanding(), 3);
+    }
+
+    #[test]
+    fn a_sync_ahead_of_copy_data_is_lost() {
+        let mut exchange = exchange(&[Reply::Bind, Reply::Execute, Reply::Sync]);
+        exchange.answered(b'2');
+        exchange.copy_in_begins();
+        assert_eq!(exchange.outstanding(), 1);
+        exchange.failed();
+        assert!(!exchange.is_quiet(), "the upstream waits for another Sync");
+        exchange.copy_done();
+        exchange.expect(Reply::Sync, Act::Forward, Undo::Nothing);
+        exchange.ready(IDLE);
+        assert!(exchange.is_quiet());
+    }
+
+    #[test]
+    fn answers_of_ours_wait_for_their_turn() {
+        let mut exchange = exchange(&[Reply::Bind]);
+        exchange.expect(Reply::Made, Act::Say(b"1"), Undo::Nothing);
+        assert_eq!(exchange.next_made(), None);
+        exchange.answered(b'2');
+        assert_eq!(exchange.next_made(), Some(&b"1"[..]));
+    }
+}

@@ -1,0 +1,362 @@
+//! Prepared statements by protocol over changing upstreams.
+//!
+//! Three maps: the pool's [`Catalogue`] gives every distinct statement one identity; a client's
+//! [`ClientStatements`] says which of them its names mean; an upstream's [`UpstreamStatements`] says
+//! which of them it has. Nothing here reads or writes messages.
+
+use std::{
+    borrow::Borrow,
+    hash::Hash,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use ahash::{HashMap, HashSet};
+use parking_lot::Mutex;
+
+use super::statement::{Facts, scan};
+
+/// Statements that nobody uses are forgotten when a catalogue is larger than this.
+const CATALOGUE_MAX: usize = 10_000;
+
+/// One distinct statement: its text, its parameter types, and the name it has on upstreams.
+#[derive(Debug)]
+pub(super) struct Statement {
+    pub(super) id: u64,
+    /// Its name on upstreams.
+    pub(super) name: String,
+    /// Text, terminator and types, as Parse carries them.
+    pub(super) rest: Box<[u8]>,
+    pub(super) facts: Facts,
+    /// Some upstream has prepared it without an error.
+    proven: AtomicBool,
+}
+
+impl Statement {
+    /// An upstream has prepared it.
+    pub(super) fn prove(&self) {
+        self.proven.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether some upstream has prepared it.
+    pub(super) fn is_proven(&self) -> bool {
+        self.proven.load(Ordering::Relaxed)
+    }
+}
+
+/// The name that a statement has on upstreams.
+pub(super) fn upstream_name(id: u64) -> String {
+    format!("{NAME_PREFIX}{id}")
+}
+
+/// How our names begin.
+pub(super) const NAME_PREFIX: &str = "pp_";
+
+/// Finds a statement by what Parse carries.
+#[derive(Debug)]
+struct ByText(Arc<Statement>);
+
+impl Borrow<[u8]> for ByText {
+    fn borrow(&self) -> &[u8] {
+        &self.0.rest
+    }
+}
+
+impl Hash for ByText {
+    fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
+        (*self.0.rest).hash(state);
+    }
+}
+
+impl PartialEq for ByText {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.rest == other.0.rest
+    }
+}
+
+impl Eq for ByText {}
+
+/// The statements of one pool, by the dialect they were written in: literals and names mean other
+/// things under another `search_path` or `DateStyle`.
+#[derive(Debug, Default)]
+pub(super) struct Catalogue {
+    inner: Mutex<Entries>,
+}
+
+#[derive(Debug, Default)]
+struct Entries {
+    dialects: HashMap<u64, HashSet<ByText>>,
+    count: usize,
+    last_id: u64,
+}
+
+impl Catalogue {
+    /// The statement of that text and those types.
+    pub(super) fn find(&self, dialect: u64, text: &[u8], rest: &[u8]) -> Arc<Statement> {
+        let mut inner = self.inner.lock();
+        if let Some(found) = inner.dialects.get(&dialect).and_then(|set| set.get(rest)) {
+            return Arc::clone(&found.0);
+        }
+        if inner.count >= CATALOGUE_MAX {
+            inner.forget_unused();
+        }
+        inner.last_id += 1;
+        let statement = Arc::new(Statement {
+            id: inner.last_id,
+            name: upstream_name(inner.last_id),
+            rest: rest.into(),
+            facts: scan(text),
+            proven: AtomicBool::new(false),
+        });
+        inner.count += 1;
+        inner
+            .dialects
+            .entry(dialect)
+            .or_default()
+            .insert(ByText(Arc::clone(&statement)));
+        statement
+    }
+
+    /// The statement of that text and those types, if somebody prepared it.
+    pub(super) fn known(&self, dialect: u64, rest: &[u8]) -> Option<Arc<Statement>> {
+        let inner = self.inner.lock();
+        inner
+            .dialects
+            .get(&dialect)?
+            .get(rest)
+            .map(|found| Arc::clone(&found.0))
+    }
+
+    /// Gives new identities from now on: definitions changed, so old plans may give other columns.
+    ///
+    /// Clients keep what they have prepared, and see what a direct connection would show them.
+    pub(super) fn renew(&self) {
+        let mut inner = self.inner.lock();
+        inner.dialects.clear();
+        inner.count = 0;
+    }
+}
+
+impl Entries {
+    fn forget_unused(&mut self) {
+        self.dialects.retain(|_, set| {
+            set.retain(|entry| Arc::strong_count(&entry.0) > 1);
+            !set.is_empty()
+        });
+        self.count = self.dialects.values().map(HashSet::len).sum();
+    }
+}
+
+/// What one client has prepared.
+#[derive(Debug, Default)]
+pub(super) struct ClientStatements {
+    named: HashMap<Box<[u8]>, Arc<Statement>>,
+    bytes: usize,
+    /// The unnamed statement's Parse, for upstreams that do not have it.
+    unnamed: Option<Unnamed>,
+    /// A buffer that the next unnamed statement reuses.
+    spare: Vec<u8>,
+    serial: u64,
+}
+
+/// The unnamed statement of a client.
+#[derive(Debug)]
+pub(super) struct Unnamed {
+    pub(super) rest: Vec<u8>,
+    pub(super) facts: Facts,
+    /// Tells it from the client's earlier ones.
+    pub(super) serial: u64,
+}
+
+impl ClientStatements {
+    pub(super) fn find(&self, name: &[u8]) -> Option<&Arc<Statement>> {
+        self.named.get(name)
+    }
+
+    /// How many there are, and the bytes of their texts.
+    pub(super) fn size(&self) -> (usize, usize) {
+        (self.named.len(), self.bytes)
+    }
+
+    pub(super) fn insert(&mut self, name: &[u8], statement: Arc<Statement>) {
+        self.bytes += statement.rest.len();
+        if let Some(old) = self.named.insert(name.into(), statement) {
+            self.bytes -= old.rest.len();
+        }
+    }
+
+    pub(super) fn remove(&mut self, name: &[u8]) -> Option<Arc<Statement>> {
+        let old = self.named.remove(name)?;
+        self.bytes -= old.rest.len();
+        Some(old)
+    }
+
+    /// All names are gone (`DEALLOCATE ALL`, `DISCARD ALL`).
+    pub(super) fn clear(&mut self) {
+        self.named.clear();
+        self.bytes = 0;
+        self.forget_unnamed();
+    }
+
+    pub(super) fn unnamed(&self) -> Option<&Unnamed> {
+        self.unnamed.as_ref()
+    }
+
+    /// A new unnamed statement; its serial.
+    pub(super) fn set_unnamed(&mut self, rest: &[u8], facts: Facts) -> u64 {
+        self.forget_unnamed();
+        self.serial += 1;
+        let mut buffer = std::mem::take(&mut self.spare);
+        buffer.extend_from_slice(rest);
+        self.unnamed = Some(Unnamed {
+            rest: buffer,
+            facts,
+            serial: self.serial,
+        });
+        self.serial
+    }
+
+    pub(super) fn forget_unnamed(&mut self) {
+        if let Some(unnamed) = self.unnamed.take() {
+            self.spare = unnamed.rest;
+            self.spare.clear();
+        }
+    }
+}
+
+/// What is known of a statement on an upstream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Presence {
+    /// It is there, or will be unless this very unit fails.
+    Here,
+    /// It is not there.
+    Absent,
+    /// It may be there: to be closed before it is prepared, which is no error either way.
+    Doubtful,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    Proven,
+    /// Sent in that unit, not answered.
+    Sent(u64),
+    Doubtful,
+}
+
+/// The statements that one upstream has.
+#[derive(Debug, Default)]
+pub(super) struct UpstreamStatements {
+    held: HashMap<u64, (State, u64)>,
+    clock: u64,
+    /// Statements may exist that are not held here.
+    unsure: bool,
+}
+
+impl UpstreamStatements {
+    /// Whether a statement is there, as seen by a message of the given unit; counts as a use.
+    pub(super) fn presence(&mut self, id: u64, unit: u64) -> Presence {
+        self.clock += 1;
+        match self.held.get_mut(&id) {
+            None if self.unsure => Presence::Doubtful,
+            None => Presence::Absent,
+            Some((state, used)) => {
+                *used = self.clock;
+                match *state {
+                    State::Proven => Presence::Here,
+                    State::Sent(sent) if sent == unit => Presence::Here,
+                    State::Sent(_) | State::Doubtful => Presence::Doubtful,
+                }
+            }
+        }
+    }
+
+    /// A Parse is sent; gives the statement to close first when there are `max` already.
+    pub(super) fn sent(&mut self, id: u64, unit: u64, max: usize) -> Option<u64> {
+        self.clock += 1;
+        self.held.insert(id, (State::Sent(unit), self.clock));
+        if self.held.len() <= max.max(1) {
+            return None;
+        }
+        let oldest = self
+            .held
+            .iter()
+            .min_by_key(|(_, (_, used))| *used)
+            .map(|(id, _)| *id)?;
+        self.held.remove(&oldest);
+        Some(oldest)
+    }
+
+    /// The Parse was answered.
+    pub(super) fn proven(&mut self, id: u64) {
+        if let Some((state, _)) = self.held.get_mut(&id) {
+            *state = State::Proven;
+        }
+    }
+
+    /// A Parse or a Close of it was not carried out.
+    pub(super) fn doubt(&mut self, id: u64) {
+        self.held.insert(id, (State::Doubtful, self.clock));
+    }
+
+    /// All are gone; `certain` if nothing was under way meanwhile.
+    pub(super) fn clear(&mut self, certain: bool) {
+        self.held.clear();
+        self.unsure = !certain;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_text_has_one_identity_per_dialect() {
+        let catalogue = Catalogue::default();
+        let one = catalogue.find(0, b"select 1", b"select 1\0\0\0");
+        assert_eq!(catalogue.find(0, b"select 1", b"select 1\0\0\0").id, one.id);
+        assert_ne!(catalogue.find(1, b"select 1", b"select 1\0\0\0").id, one.id);
+        assert_ne!(
+            catalogue
+                .find(0, b"select 1", b"select 1\0\0\x01\0\0\0\x17")
+                .id,
+            one.id
+        );
+        catalogue.renew();
+        assert_ne!(catalogue.find(0, b"select 1", b"select 1\0\0\0").id, one.id);
+    }
+
+    #[test]
+    fn a_statement_sent_in_another_unit_is_doubtful_until_proven() {
+        let mut upstream = UpstreamStatements::default();
+        assert_eq!(upstream.presence(7, 1), Presence::Absent);
+        assert_eq!(upstream.sent(7, 1, 2), None);
+        assert_eq!(upstream.presence(7, 1), Presence::Here);
+        assert_eq!(upstream.presence(7, 2), Presence::Doubtful);
+        upstream.proven(7);
+        assert_eq!(upstream.presence(7, 2), Presence::Here);
+        upstream.doubt(7);
+        assert_eq!(upstream.presence(7, 2), Presence::Doubtful);
+    }
+
+    #[test]
+    fn the_least_recently_used_gives_way() {
+        let mut upstream = UpstreamStatements::default();
+        upstream.sent(1, 1, 2);
+        upstream.sent(2, 1, 2);
+        upstream.presence(1, 1);
+        assert_eq!(upstream.sent(3, 1, 2), Some(2));
+        assert_eq!(upstream.presence(2, 1), Presence::Absent);
+    }
+
+    #[test]
+    fn a_client_counts_what_it_holds() {
+        let catalogue = Catalogue::default();
+        let mut client = ClientStatements::default();
+        client.insert(b"a", catalogue.find(0, b"select 1", b"select 1\0\0\0"));
+        assert_eq!(client.size(), (1, 11));
+        client.remove(b"a");
+        assert_eq!(client.size(), (0, 0));
+    }
+}

@@ -1,0 +1,136 @@
+//! What clients are told, in PostgreSQL's words: the only speller of SQLSTATEs.
+
+use std::borrow::Cow;
+
+use bytes::BytesMut;
+
+use super::wire;
+use crate::fault::Refusal;
+
+/// The SQLSTATE of "cached plan must not change result type" and of other things not supported.
+pub(super) const FEATURE_NOT_SUPPORTED: &str = "0A000";
+
+/// Ends the session.
+pub(super) fn fatal(out: &mut BytesMut, refusal: &Refusal) {
+    say(out, "FATAL", refusal);
+}
+
+/// Ends the statement; the session goes on.
+pub(super) fn error(out: &mut BytesMut, refusal: &Refusal) {
+    say(out, "ERROR", refusal);
+}
+
+/// An error as bytes, to take the place of one of the upstream's.
+pub(super) fn error_bytes(refusal: &Refusal) -> Box<[u8]> {
+    let mut out = BytesMut::new();
+    error(&mut out, refusal);
+    out.as_ref().into()
+}
+
+/// A name that is prepared already.
+pub(super) fn duplicate_statement(name: &[u8]) -> Box<[u8]> {
+    let mut out = BytesMut::new();
+    let text = format!(
+        "prepared statement \"{}\" already exists",
+        String::from_utf8_lossy(name)
+    );
+    wire::error_response(&mut out, "ERROR", "42P05", &text, None);
+    out.as_ref().into()
+}
+
+/// A name that is not prepared.
+pub(super) fn unknown_statement(name: &[u8]) -> Box<[u8]> {
+    let mut out = BytesMut::new();
+    let text = format!(
+        "prepared statement \"{}\" does not exist",
+        String::from_utf8_lossy(name)
+    );
+    wire::error_response(&mut out, "ERROR", "26000", &text, None);
+    out.as_ref().into()
+}
+
+/// More prepared statements than a client may hold.
+pub(super) fn too_many_statements(max: usize) -> Box<[u8]> {
+    let mut out = BytesMut::new();
+    let text = format!("too many prepared statements (limit {max})");
+    let hint = "close statements that are not needed, or raise statements_max";
+    wire::error_response(&mut out, "ERROR", "53400", &text, Some(hint));
+    out.as_ref().into()
+}
+
+/// The client asked for its query to be cancelled while it waited for an upstream.
+pub(super) fn cancelled(out: &mut BytesMut) {
+    let text = "canceling statement due to user request";
+    wire::error_response(out, "ERROR", "57014", text, None);
+}
+
+/// An administrator or the end of the gateway ends the session.
+pub(super) fn terminated(out: &mut BytesMut) {
+    let text = "terminating connection due to administrator command";
+    wire::error_response(out, "FATAL", "57P01", text, None);
+}
+
+/// Whether an error of the upstream's says that a prepared statement's columns have changed.
+pub(super) fn is_stale_plan(body: &[u8]) -> bool {
+    let mut fields = wire::error_fields(body);
+    fields.any(|(letter, text)| letter == b'C' && text == FEATURE_NOT_SUPPORTED.as_bytes())
+        && wire::error_fields(body).any(|(letter, text)| {
+            letter == b'R' && text == b"RevalidateCachedQuery"
+                || letter == b'M' && text == b"cached plan must not change result type"
+        })
+}
+
+/// An upstream's error in one line: SQLSTATE and message.
+pub(super) fn upstream_error(body: &[u8]) -> (String, String) {
+    let field = |wanted: u8| {
+        let mut fields = wire::error_fields(body);
+        let found = fields.find(|(letter, _)| *letter == wanted);
+        found
+            .map_or(Cow::Borrowed(""), |(_, text)| String::from_utf8_lossy(text))
+            .into_owned()
+    };
+    (field(b'C'), field(b'M'))
+}
+
+/// What the person who registered a database can do about a login that the server refused.
+pub(super) fn login_hint(code: &str) -> &'static str {
+    match code {
+        "28P01" => "check the user and the password",
+        "28000" => "check the user, and that pg_hba.conf lets it in from here",
+        "3D000" => "check the name of the database",
+        "53300" => {
+            "the server has no connection left; lower the pool's maximum or raise the server's"
+        }
+        "57P03" => "the server starts up or shuts down; try again later",
+        _ => "look at the server's log",
+    }
+}
+
+fn say(out: &mut BytesMut, severity: &str, refusal: &Refusal) {
+    let (code, hint) = code_of(refusal);
+    wire::error_response(out, severity, code, &refusal.to_string(), hint);
+}
+
+fn code_of(refusal: &Refusal) -> (&'static str, Option<&'static str>) {
+    match refusal {
+        Refusal::LoginRejected => ("28P01", None),
+        Refusal::LoginThrottled { .. } | Refusal::LoginRequired => ("28000", None),
+        Refusal::TenantAmbiguous { .. } => (
+            "3D000",
+            Some("ask for one of these databases, or log in as <user>.<slug>"),
+        ),
+        Refusal::TenantContradiction { .. } => ("3D000", None),
+        Refusal::TooManyClients { .. }
+        | Refusal::QueueFull { .. }
+        | Refusal::QueueTimeout { .. } => ("53300", None),
+        Refusal::UpstreamDown { .. } | Refusal::Paused | Refusal::RegistryDown => ("57P03", None),
+        Refusal::UpstreamLost { .. } => ("08006", None),
+        Refusal::Draining => ("57P01", None),
+        Refusal::FrameTooLarge { .. } => ("54000", None),
+        Refusal::Malformed { .. } => ("08P01", None),
+        Refusal::Unsupported { .. } => (FEATURE_NOT_SUPPORTED, None),
+        Refusal::NotPermitted { .. } => ("42501", None),
+        Refusal::TimedOut { .. } => ("57014", None),
+        Refusal::Internal => ("XX000", None),
+    }
+}

@@ -1,0 +1,159 @@
+//! The PostgreSQL side as the gateway starts it: what it is made of, and one client's whole life.
+
+use std::{sync::Arc, time::Duration};
+
+use serde::{Deserialize, Serialize};
+use tokio::time::timeout;
+
+use super::{
+    cancel::Cancels,
+    flow::Peer,
+    login::{self, Outcome},
+    refusal,
+    session::{Session, Tally},
+    tenancy::Tenancies,
+    upstream::Dialer,
+};
+use crate::{
+    fault::{Refusal, Side},
+    net::{
+        Stream,
+        tls::{ClientTls, ServerTls},
+    },
+    pool::{self, Budget, Fleet},
+    protocol::Protocol,
+    session::{Admission, Seat},
+    shutdown::Shutdown,
+    telemetry::{SessionEnd, SessionMeters},
+};
+
+/// How long a client that is not let in may take to say something and to read why.
+const REFUSE_WAIT_MAX: Duration = Duration::from_secs(2);
+
+/// PostgreSQL's part of the settings.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Settings {
+    /// How long a client may take to log in.
+    #[serde(with = "humantime_serde")]
+    pub login_wait_max: Duration,
+    /// The longest statement text, in bytes.
+    pub statement_bytes_max: usize,
+    /// Prepared statements of one client at most.
+    pub statements_max: usize,
+    /// The texts of one client's prepared statements together, in bytes.
+    pub statements_bytes_max: usize,
+    /// Prepared statements kept on one upstream; the least recently used is closed.
+    pub upstream_statements_max: usize,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            login_wait_max: Duration::from_mins(1),
+            statement_bytes_max: 64 * 1024 * 1024,
+            statements_max: 5000,
+            statements_bytes_max: 64 * 1024 * 1024,
+            upstream_statements_max: 500,
+        }
+    }
+}
+
+/// What a service is made of.
+pub struct Parts {
+    /// PostgreSQL's part of the settings.
+    pub settings: Settings,
+    /// How pools behave.
+    pub pool: pool::Settings,
+    /// The bound on all upstreams together.
+    pub budget: Arc<Budget>,
+    /// Who lets clients in.
+    pub admission: Arc<Admission>,
+    /// The end.
+    pub shutdown: Shutdown,
+    /// TLS towards upstreams.
+    pub client_tls: ClientTls,
+    /// TLS towards clients; without it only plain connections are served.
+    pub server_tls: Option<ServerTls>,
+}
+
+/// The gateway's PostgreSQL side.
+pub struct Service {
+    pub(super) settings: Settings,
+    pub(super) admission: Arc<Admission>,
+    pub(super) shutdown: Shutdown,
+    pub(super) client_tls: ClientTls,
+    pub(super) server_tls: Option<ServerTls>,
+    pub(super) tenancies: Arc<Tenancies>,
+    pub(super) cancels: Arc<Cancels>,
+    fleet: Fleet<Dialer>,
+}
+
+impl Service {
+    /// A service without clients.
+    pub fn new(parts: Parts) -> Arc<Self> {
+        let tenancies = Arc::new(Tenancies::default());
+        let dialer = Dialer::new(parts.client_tls.clone(), Arc::clone(&tenancies));
+        let fleet = Fleet::new(
+            Protocol::Postgres,
+            dialer,
+            parts.pool,
+            parts.budget,
+            parts.shutdown.clone(),
+        );
+        Arc::new(Self {
+            settings: parts.settings,
+            admission: parts.admission,
+            shutdown: parts.shutdown,
+            client_tls: parts.client_tls,
+            server_tls: parts.server_tls,
+            tenancies,
+            cancels: Arc::default(),
+            fleet,
+        })
+    }
+
+    /// The pools.
+    pub fn fleet(&self) -> &Fleet<Dialer> {
+        &self.fleet
+    }
+
+    /// One client's whole life.
+    pub async fn serve(self: Arc<Self>, stream: Stream) {
+        let peer = stream.peer();
+        self.meters().opened();
+        let end = match login::admit(&self, Peer::new(stream)).await {
+            Outcome::Admitted(client, newcomer) => {
+                Session::new(Arc::clone(&self), client, *newcomer)
+                    .run()
+                    .await
+            }
+            Outcome::Served => SessionEnd::Goodbye,
+            Outcome::Refused(end) => end,
+        };
+        self.meters().ended(end);
+        tracing::debug!(%peer, end = end.label(), "session over");
+    }
+
+    /// Tells a client for whom there is no place why, and closes.
+    pub async fn refuse(stream: Stream, refused: &Refusal) {
+        let mut client = Peer::new(stream);
+        // Closing with unread bytes would take the answer away from the client.
+        drop(timeout(REFUSE_WAIT_MAX, client.fill()).await);
+        refusal::fatal(&mut client.out, refused);
+        drop(timeout(REFUSE_WAIT_MAX, client.flush()).await);
+    }
+
+    pub(super) fn meters(&self) -> &SessionMeters {
+        self.admission.meters(Protocol::Postgres)
+    }
+
+    /// Adds up what a session did since it last counted.
+    pub(super) fn count(&self, seat: &Seat, tally: &Tally) {
+        seat.count(tally.units, tally.client_read, tally.client_written);
+        let meters = self.meters();
+        meters.exchanges(tally.units);
+        meters.bytes(Side::Client, tally.client_read, tally.client_written);
+        meters.bytes(Side::Upstream, tally.upstream_read, tally.upstream_written);
+    }
+}

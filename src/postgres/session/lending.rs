@@ -1,0 +1,152 @@
+//! Having an upstream: taking it, knowing when it may go, giving it back.
+
+use bytes::BytesMut;
+
+use super::{Killed, Run, Session, Stop, requests};
+use crate::{
+    fault::{Effect, Refusal},
+    pool::{CloseReason, Lease, Residue},
+    postgres::{
+        exchange::{Act, Exchange, IDLE, Reply, Undo},
+        flow::BUFFER_BYTES,
+        refusal, settings,
+        upstream::Dialer,
+        wire,
+    },
+};
+
+impl Session {
+    /// Gets an upstream, or answers the unit that needs one with why there is none.
+    pub(super) async fn acquire(&mut self, killed: Killed<'_>) -> Result<(), Stop> {
+        let lease = match self.pool.try_lease() {
+            Some(lease) => lease,
+            None => match self.wait_in_line(killed).await? {
+                Some(lease) => lease,
+                None => return Ok(()),
+            },
+        };
+        self.desk.attach(&lease.upstream.cancel);
+        self.exchange = Exchange::default();
+        self.lease = Some(lease);
+        Ok(())
+    }
+
+    async fn wait_in_line(&mut self, killed: Killed<'_>) -> Result<Option<Lease<Dialer>>, Stop> {
+        let client = &mut self.client;
+        // A client that only waits may go away; one that goes on sending is not read for ever.
+        let vanished = async {
+            loop {
+                let full = client.inbound.unseen().len() > BUFFER_BYTES;
+                if full {
+                    std::future::pending::<()>().await;
+                }
+                if !matches!(client.fill().await, Ok(1..)) {
+                    return;
+                }
+            }
+        };
+        let mut said = BytesMut::new();
+        tokio::select! {
+            biased;
+            outcome = self.pool.lease() => match outcome {
+                Ok(lease) => return Ok(Some(lease)),
+                Err(error) => refusal::error(&mut said, &error.refusal()),
+            },
+            () = self.desk.cancelled() => refusal::cancelled(&mut said),
+            () = vanished => return Err(Stop::Vanished),
+            () = killed => return Err(Stop::Killed),
+        }
+        self.refuse_unit(&said);
+        Ok(None)
+    }
+
+    /// Answers a unit for which there is no upstream: an error, and readiness at its end.
+    fn refuse_unit(&mut self, said: &[u8]) {
+        let Self { client, .. } = self;
+        client.out.extend_from_slice(said);
+        let simple = client
+            .inbound
+            .unseen()
+            .first()
+            .is_some_and(|tag| matches!(tag, b'Q' | b'F'));
+        let head = wire::frontend_head(client.inbound.unseen(), usize::MAX);
+        match head {
+            Ok(Some(frame)) if simple => {
+                self.request = Run {
+                    left: frame.bytes,
+                    dropped: true,
+                };
+                wire::ready(&mut client.out, IDLE);
+            }
+            _ => self.refusing = true,
+        }
+    }
+
+    /// With nothing under way: asks what a suspect unit left behind, or lets the upstream go.
+    pub(super) async fn settle(&mut self) {
+        let Some(lease) = &mut self.lease else {
+            return;
+        };
+        let settled = self.exchange.is_quiet()
+            && self.request.left == 0
+            && self.reply.left == 0
+            && self.client.inbound.passed() == 0
+            && lease.upstream.peer.out.is_empty();
+        if !settled {
+            return;
+        }
+        if self.state.suspect {
+            let upstream = &mut lease.upstream;
+            wire::query(
+                &mut upstream.peer.out,
+                &settings::audit(self.state.unlisted.iter()),
+            );
+            upstream.unnamed = None;
+            self.exchange
+                .expect(Reply::Query, Act::Audit, Undo::Nothing);
+            return;
+        }
+        let more = requests::unit_is_ready(self.client.inbound.unseen(), self.limits());
+        if self.pin().is_none() && !more {
+            self.release(Residue::Clean).await;
+        }
+    }
+
+    /// Why the upstream must stay.
+    pub(super) fn pin(&self) -> Option<&'static str> {
+        self.state.kept.or(self.state.pinned)
+    }
+
+    /// Gives the upstream back; the caller has proven that its exchange is over.
+    pub(super) async fn release(&mut self, residue: Residue) {
+        if let Some(mut lease) = self.lease.take() {
+            // A client that reads slowly keeps the bytes, not the upstream.
+            lease.upstream.peer.inbound.settle(&mut self.client.out);
+            lease.upstream.status = self.exchange.status();
+            self.desk.detach().await;
+            let residue = if lease.upstream.peer.inbound.is_empty() {
+                residue
+            } else {
+                // Bytes that nobody asked for, such as the server's last words.
+                Residue::Broken(CloseReason::Stale)
+            };
+            lease.give_back(residue);
+            let tally = std::mem::take(&mut self.tally);
+            self.service.count(&self.seat, &tally);
+        }
+    }
+
+    /// The upstream that is needed is lost: what the client hears.
+    pub(super) fn lost(&self) -> Refusal {
+        let effect = if self.exchange.is_busy() {
+            Effect::Unknown
+        } else {
+            Effect::None
+        };
+        Refusal::UpstreamLost { effect }
+    }
+
+    pub(super) fn limits(&self) -> usize {
+        self.service.settings.statement_bytes_max
+    }
+}

@@ -1,0 +1,279 @@
+//! One client's life after its login: one task that owns the upstream while it has one.
+//!
+//! `requests` reads what the client sends, `replies` what the upstream answers; both only move bytes
+//! between buffers and keep the account (`exchange`). Here is the loop around them: all four
+//! directions are polled together, so that no full buffer on one side can stop the other.
+
+mod ending;
+mod lending;
+mod local;
+mod replies;
+mod requests;
+mod statements;
+mod told;
+
+use std::{
+    collections::BTreeSet,
+    future::Future,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+pub(super) use ending::Stop;
+pub(super) use replies::demanded;
+pub(super) use told::Told;
+
+use super::{
+    cancel::OwnDesk,
+    exchange::Exchange,
+    flow::{BUFFER_BYTES, Inbound, Peer},
+    prepared::ClientStatements,
+    service::Service,
+    settings::{Findings, Parameters},
+    tenancy::Tenancy,
+    upstream::Dialer,
+};
+use crate::{
+    pool::{Lease, Pool},
+    session::Seat,
+    telemetry::SessionEnd,
+    tenant::Role,
+};
+
+/// What a login makes a session of.
+pub(super) struct Newcomer {
+    pub(super) pool: Arc<Pool<Dialer>>,
+    pub(super) tenancy: Arc<Tenancy>,
+    pub(super) seat: Seat,
+    pub(super) role: Role,
+    pub(super) desk: OwnDesk,
+    /// The parameters that the client began with, to which `RESET` returns.
+    pub(super) startup: Arc<Parameters>,
+    pub(super) told: Told,
+    /// The user that upstreams log in as.
+    pub(super) login: String,
+    /// The upstream stays with the client for ever, and why.
+    pub(super) kept: Option<&'static str>,
+}
+
+/// A logged-in client.
+pub(super) struct Session {
+    service: Arc<Service>,
+    client: Peer,
+    pool: Arc<Pool<Dialer>>,
+    tenancy: Arc<Tenancy>,
+    seat: Seat,
+    role: Role,
+    desk: OwnDesk,
+    login: String,
+    startup: Arc<Parameters>,
+    wanted: Arc<Parameters>,
+    told: Told,
+    statements: ClientStatements,
+    exchange: Exchange,
+    lease: Option<Lease<Dialer>>,
+    /// What is left of a message of the client's, of which the head was seen.
+    request: Run,
+    /// What is left of a message of the upstream's.
+    reply: Run,
+    state: State,
+    /// Everything up to the client's next Sync is left out: its unit was refused.
+    refusing: bool,
+    draining: bool,
+    tally: Tally,
+}
+
+/// What is known of the state that the client's session holds on its upstream.
+#[derive(Default)]
+struct State {
+    /// A statement may have changed it since it was last asked for.
+    suspect: bool,
+    /// Found by asking: the upstream must stay.
+    pinned: Option<&'static str>,
+    /// Cannot be asked for: the upstream must stay until the client leaves.
+    kept: Option<&'static str>,
+    findings: Findings,
+    /// Parameters of extensions that the client has set; the server does not list them.
+    unlisted: BTreeSet<String>,
+    /// Applying parameters failed: what the server said.
+    failure: Option<Box<[u8]>>,
+    /// Definitions may have changed.
+    defines: bool,
+}
+
+/// The rest of a message, which goes on or is left out without being looked at.
+#[derive(Clone, Copy, Default)]
+struct Run {
+    left: usize,
+    dropped: bool,
+}
+
+/// What was moved since it was last counted.
+#[derive(Default)]
+pub(super) struct Tally {
+    pub(super) units: u64,
+    pub(super) client_read: u64,
+    pub(super) client_written: u64,
+    pub(super) upstream_read: u64,
+    pub(super) upstream_written: u64,
+}
+
+/// What reading the client's messages came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Need {
+    /// More bytes of the client's.
+    Input,
+    /// An upstream.
+    Lease,
+    /// Answers of the upstream's, before another unit may begin.
+    Replies,
+}
+
+impl Session {
+    pub(super) fn new(service: Arc<Service>, client: Peer, newcomer: Newcomer) -> Self {
+        let names = newcomer.startup.iter().map(|(name, _)| name.to_owned());
+        let unlisted = names.filter(|name| name.contains('.')).collect();
+        let state = State {
+            kept: newcomer.kept,
+            unlisted,
+            ..State::default()
+        };
+        Self {
+            service,
+            client,
+            pool: newcomer.pool,
+            tenancy: newcomer.tenancy,
+            seat: newcomer.seat,
+            role: newcomer.role,
+            desk: newcomer.desk,
+            login: newcomer.login,
+            wanted: Arc::clone(&newcomer.startup),
+            startup: newcomer.startup,
+            told: newcomer.told,
+            statements: ClientStatements::default(),
+            exchange: Exchange::default(),
+            lease: None,
+            request: Run::default(),
+            reply: Run::default(),
+            state,
+            refusing: false,
+            draining: false,
+            tally: Tally::default(),
+        }
+    }
+
+    /// Serves the client until it leaves or must.
+    pub(super) async fn run(mut self) -> SessionEnd {
+        let stop = match self.serve().await {
+            Ok(never) => match never {},
+            Err(stop) => stop,
+        };
+        self.end(stop).await
+    }
+
+    async fn serve(&mut self) -> Result<std::convert::Infallible, Stop> {
+        let killed = self.seat.end_token();
+        let shutdown = self.service.shutdown.clone();
+        let mut killed = std::pin::pin!(killed.cancelled_owned());
+        let mut draining = std::pin::pin!(async move { shutdown.draining().await });
+        loop {
+            self.digest_replies()?;
+            self.settle().await;
+            let need = self.digest_requests()?;
+            self.say_made();
+            if need == Need::Lease {
+                self.acquire(killed.as_mut()).await?;
+                continue;
+            }
+            // Requests may have been answered here without asking anything of the upstream.
+            self.settle().await;
+            if self.lease.is_none() {
+                self.rest()?;
+            }
+            std::future::poll_fn(|context| {
+                if killed.as_mut().poll(context).is_ready() {
+                    return Poll::Ready(Err(Stop::Killed));
+                }
+                if !self.draining && draining.as_mut().poll(context).is_ready() {
+                    self.draining = true;
+                    return Poll::Ready(Ok(()));
+                }
+                self.poll_transfer(context, need)
+            })
+            .await?;
+        }
+    }
+
+    /// Between exchanges: memory goes back, and a gateway that is ending says so.
+    fn rest(&mut self) -> Result<(), Stop> {
+        if self.draining && self.client.inbound.is_empty() && !self.refusing {
+            return Err(Stop::Draining);
+        }
+        self.client.inbound.release();
+        Ok(())
+    }
+
+    /// Writes what is ready and reads what has come; ready when something came or something is over.
+    fn poll_transfer(&mut self, context: &mut Context<'_>, need: Need) -> Poll<Result<(), Stop>> {
+        let mut nothing = Inbound::default();
+        let (client, tally) = (&mut self.client, &mut self.tally);
+        let mut moved = false;
+        let mut waiting = 0;
+        let from = match &mut self.lease {
+            Some(lease) => &mut lease.upstream.peer.inbound,
+            None => &mut nothing,
+        };
+        match client.poll_send(context, from) {
+            Poll::Ready(Err(_)) => return Poll::Ready(Err(Stop::Vanished)),
+            Poll::Ready(Ok(count)) => tally.client_written += count as u64,
+            Poll::Pending => {}
+        }
+        if let Some(lease) = &mut self.lease {
+            let upstream = &mut lease.upstream.peer;
+            match upstream.poll_send(context, &mut client.inbound) {
+                // What the server said before it closed is still to be read.
+                Poll::Ready(Err(_)) => {
+                    upstream.out.clear();
+                    client.inbound.forget_passed();
+                }
+                Poll::Ready(Ok(count)) => {
+                    tally.upstream_written += count as u64;
+                    // Nothing will be answered, so it is for us to see that the exchange is over.
+                    moved = count > 0 && self.exchange.is_quiet();
+                }
+                Poll::Pending => {}
+            }
+            waiting = upstream.out.len() + client.inbound.passed();
+            if upstream.inbound.passed() + client.out.len() < BUFFER_BYTES {
+                match upstream.poll_read(context) {
+                    Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(Err(Stop::UpstreamLost)),
+                    Poll::Ready(Ok(count)) => {
+                        tally.upstream_read += count as u64;
+                        moved = true;
+                    }
+                    Poll::Pending => {}
+                }
+            }
+        }
+        let room = need == Need::Input || client.inbound.unseen().len() < BUFFER_BYTES;
+        if room && waiting < BUFFER_BYTES {
+            match client.poll_read(context) {
+                Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(Err(Stop::Vanished)),
+                Poll::Ready(Ok(count)) => {
+                    tally.client_read += count as u64;
+                    moved = true;
+                }
+                Poll::Pending => {}
+            }
+        }
+        if moved {
+            Poll::Ready(Ok(()))
+        } else {
+            Poll::Pending
+        }
+    }
+}
+
+/// Resolves when somebody else ends the session.
+type Killed<'a> = Pin<&'a mut (dyn Future<Output = ()> + Send)>;

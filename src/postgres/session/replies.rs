@@ -1,0 +1,322 @@
+//! What the upstream answers: passed to the client, kept back, or taken note of.
+
+use std::sync::Arc;
+
+use super::{Run, Session, State, Stop};
+use crate::{
+    postgres::{
+        exchange::{Act, Exchange, Expect, IDLE, Undo},
+        prepared::ClientStatements,
+        refusal,
+        settings::Parameters,
+        upstream::Upstream,
+        wire::{self, Frame},
+    },
+    tenant::Role,
+};
+
+/// Messages above this are never looked at; those that matter are far shorter.
+const BODY_BYTES_MAX: usize = 16 * 1024;
+
+/// What becomes of a message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fate {
+    Pass,
+    Drop,
+}
+
+impl Session {
+    /// Reads all that has come from the upstream.
+    pub(super) fn digest_replies(&mut self) -> Result<(), Stop> {
+        loop {
+            self.say_made();
+            let Some(lease) = &mut self.lease else {
+                return Ok(());
+            };
+            let inbound = &mut lease.upstream.peer.inbound;
+            if self.reply.left > 0 {
+                let count = self.reply.left.min(inbound.unseen().len());
+                if count == 0 {
+                    return Ok(());
+                }
+                if self.reply.dropped {
+                    inbound.skip(count, &mut self.client.out);
+                } else {
+                    inbound.pass(count);
+                }
+                self.reply.left -= count;
+                continue;
+            }
+            let Some(frame) = wire::backend_head(inbound.unseen()).map_err(Stop::Broken)? else {
+                return Ok(());
+            };
+            let Some(fate) = self.reply(frame)? else {
+                return Ok(());
+            };
+            self.reply = Run {
+                left: frame.bytes,
+                dropped: fate == Fate::Drop,
+            };
+        }
+    }
+
+    /// Answers that were given here and whose turn has come.
+    pub(super) fn say_made(&mut self) {
+        if self.reply.left > 0 {
+            return;
+        }
+        while let Some(message) = self.exchange.next_made() {
+            if let Some(lease) = &mut self.lease {
+                lease.upstream.peer.inbound.settle(&mut self.client.out);
+            }
+            self.client.out.extend_from_slice(message);
+        }
+    }
+
+    /// One message; `None` if more of it must come first.
+    fn reply(&mut self, frame: Frame) -> Result<Option<Fate>, Stop> {
+        let Some(lease) = &mut self.lease else {
+            return Ok(None);
+        };
+        let fate = fate_of(self.exchange.act());
+        let looked_at = match frame.tag {
+            b'Z' | b'S' | b'E' | b'C' => true,
+            b'D' => matches!(self.exchange.act(), Act::Audit),
+            _ => false,
+        };
+        if !looked_at || frame.bytes > BODY_BYTES_MAX {
+            return Ok(Some(plain(
+                &mut self.exchange,
+                &mut lease.upstream,
+                frame.tag,
+                fate,
+            )));
+        }
+        let Upstream { peer, .. } = &lease.upstream;
+        let Some(body) = frame.body(peer.inbound.unseen()) else {
+            return Ok(None);
+        };
+        match frame.tag {
+            b'D' => {
+                self.state.findings.row(body);
+                Ok(Some(fate))
+            }
+            b'S' => Ok(Some(self.status(frame, fate))),
+            b'C' => Ok(Some(self.complete(frame, fate))),
+            b'E' => Ok(Some(self.error(frame))),
+            _ => {
+                let status = body.first().copied().unwrap_or(IDLE);
+                self.ready(status).map(Some)
+            }
+        }
+    }
+
+    /// `ParameterStatus`: the client hears it if it did not know.
+    fn status(&mut self, frame: Frame, fate: Fate) -> Fate {
+        let Some(lease) = &mut self.lease else {
+            return fate;
+        };
+        let upstream = &mut lease.upstream;
+        let Upstream {
+            peer,
+            reported,
+            known,
+            ..
+        } = upstream;
+        let body = frame.body(peer.inbound.unseen()).unwrap_or_default();
+        let Some((name, value)) = wire::status_pair(body) else {
+            return fate;
+        };
+        let pair = (name.to_owned(), value.to_owned());
+        reported.insert(pair.0.clone(), pair.1.clone());
+        let guarded = self.role == Role::Read && name == "default_transaction_read_only";
+        if guarded && fate == Fate::Pass {
+            // A function of the tenant's may do what its text does not show: put it right again.
+            *known = known.overlaid(std::iter::once((name, value)));
+        }
+        if self.told.tell(&pair.0, &pair.1) {
+            Fate::Pass
+        } else {
+            fate
+        }
+    }
+
+    /// `CommandComplete`: some tags say that prepared statements are gone.
+    fn complete(&mut self, frame: Frame, fate: Fate) -> Fate {
+        let Some(lease) = &mut self.lease else {
+            return fate;
+        };
+        let upstream = &mut lease.upstream;
+        let body = frame
+            .body(upstream.peer.inbound.unseen())
+            .unwrap_or_default();
+        if matches!(body, b"DISCARD ALL\0" | b"DEALLOCATE ALL\0") {
+            self.statements.clear();
+            upstream.statements.clear(self.exchange.outstanding() <= 1);
+            upstream.unnamed = None;
+        }
+        plain(&mut self.exchange, upstream, frame.tag, fate)
+    }
+
+    /// `ErrorResponse`: what was asked up to the next Sync is void.
+    fn error(&mut self, frame: Frame) -> Fate {
+        let Some(lease) = &mut self.lease else {
+            return Fate::Pass;
+        };
+        let upstream = &mut lease.upstream;
+        let unseen = upstream.peer.inbound.unseen();
+        let body = frame.body(unseen).unwrap_or_default();
+        let whole = unseen.get(..frame.bytes).unwrap_or_default();
+        if refusal::is_stale_plan(body) {
+            self.tenancy.catalogue.renew();
+        }
+        let mut said = None;
+        let fate = match self.exchange.act() {
+            Act::Settings => {
+                self.state.failure = Some(whole.into());
+                Fate::Drop
+            }
+            Act::Audit => {
+                self.state.findings.fail();
+                Fate::Drop
+            }
+            Act::Replace(bytes) => {
+                said = Some(bytes.clone());
+                Fate::Drop
+            }
+            Act::Forward | Act::Swallow | Act::Say(_) => Fate::Pass,
+        };
+        if is_fatal(body) {
+            self.state.failure = Some(whole.into());
+        }
+        if let Some(said) = said {
+            upstream.peer.inbound.settle(&mut self.client.out);
+            self.client.out.extend_from_slice(&said);
+        }
+        for expect in self.exchange.failed() {
+            undo(expect, &mut self.statements, upstream);
+        }
+        fate
+    }
+
+    /// `ReadyForQuery`: a unit is over.
+    fn ready(&mut self, status: u8) -> Result<Fate, Stop> {
+        let ended = self.exchange.ready(status);
+        self.tally.units += 1;
+        let state = &mut self.state;
+        if state.defines && status == IDLE {
+            self.tenancy.catalogue.renew();
+            state.defines = false;
+        }
+        match ended.map(|expect| expect.act) {
+            Some(Act::Settings) => match state.failure.take() {
+                Some(said) => Err(Stop::Failed(said)),
+                None => Ok(Fate::Drop),
+            },
+            Some(Act::Audit) => {
+                self.conclude();
+                Ok(Fate::Drop)
+            }
+            Some(Act::Swallow) => Ok(Fate::Drop),
+            Some(Act::Forward | Act::Say(_) | Act::Replace(_)) | None => Ok(Fate::Pass),
+        }
+    }
+
+    /// The upstream has told all that its session holds.
+    fn conclude(&mut self) {
+        let Some(lease) = &mut self.lease else {
+            return;
+        };
+        let State {
+            suspect,
+            pinned,
+            findings,
+            ..
+        } = &mut self.state;
+        *suspect = false;
+        let (found, pin) = std::mem::take(findings).conclude(&self.login);
+        if pin.is_some() && *pinned != pin {
+            self.service.meters().pinned(pin.unwrap_or_default());
+        }
+        *pinned = pin;
+        // What the client set counts; what it reset goes back to what it began with.
+        self.wanted = demanded(self.role, self.startup.overlaid(found.iter()));
+        lease.upstream.known = found;
+        if let Some(name) = self.wanted.find("application_name") {
+            self.seat.set_label(name);
+        }
+    }
+}
+
+/// What a session of role `read` always has.
+const READ_ONLY: [(&str, &str); 1] = [("default_transaction_read_only", "on")];
+
+fn fate_of(act: &Act) -> Fate {
+    match act {
+        Act::Forward | Act::Replace(_) | Act::Say(_) => Fate::Pass,
+        Act::Swallow | Act::Settings | Act::Audit => Fate::Drop,
+    }
+}
+
+/// A message whose type says all.
+fn plain(exchange: &mut Exchange, upstream: &mut Upstream, tag: u8, fate: Fate) -> Fate {
+    if tag == b'G' {
+        exchange.copy_in_begins();
+    }
+    if let Some(Expect { undo, .. }) = exchange.answered(tag) {
+        match undo {
+            Undo::Prepare {
+                statement,
+                sent: true,
+                ..
+            } => {
+                statement.prove();
+                upstream.statements.proven(statement.id);
+            }
+            Undo::Load(id) => upstream.statements.proven(id),
+            Undo::Prepare { sent: false, .. }
+            | Undo::Nothing
+            | Undo::Evict(_)
+            | Undo::Close { .. }
+            | Undo::Unnamed => {}
+        }
+    }
+    // Notifications belong to the client, whatever is under way.
+    if tag == b'A' { Fate::Pass } else { fate }
+}
+
+/// Takes back what a message that was never carried out had noted.
+fn undo(expect: Expect, statements: &mut ClientStatements, upstream: &mut Upstream) {
+    match expect.undo {
+        Undo::Nothing => {}
+        Undo::Prepare {
+            name,
+            statement,
+            sent,
+        } => {
+            statements.remove(&name);
+            if sent {
+                upstream.statements.doubt(statement.id);
+            }
+        }
+        Undo::Load(id) | Undo::Evict(id) => upstream.statements.doubt(id),
+        Undo::Close { name, statement } => statements.insert(&name, statement),
+        Undo::Unnamed => {
+            statements.forget_unnamed();
+            upstream.unnamed = None;
+        }
+    }
+}
+
+fn is_fatal(body: &[u8]) -> bool {
+    let mut fields = wire::error_fields(body);
+    fields.any(|(letter, text)| letter == b'V' && matches!(text, b"FATAL" | b"PANIC"))
+}
+
+/// The parameters of a session, with what its role demands.
+pub(in crate::postgres) fn demanded(role: Role, wanted: Arc<Parameters>) -> Arc<Parameters> {
+    match role {
+        Role::Read => wanted.overlaid(READ_ONLY.into_iter()),
+        Role::Write | Role::Admin => wanted,
+    }
+}

@@ -1,0 +1,306 @@
+//! What the client sends: passed to the upstream, rewritten, or answered here.
+
+use std::sync::Arc;
+
+use super::{Need, Run, Session, Stop};
+use crate::{
+    fault::Refusal,
+    postgres::{
+        exchange::{Act, IDLE, Reply, Undo},
+        policy,
+        prepared::Statement,
+        refusal,
+        settings::Parameters,
+        statement::{Facts, scan},
+        upstream::Upstream,
+        wire::{self, Frame},
+    },
+};
+
+/// Without a Sync, this much is collected before an upstream is taken for it.
+const COLLECTED_BYTES_MAX: usize = 8 * 1024;
+/// Messages under way at once; beyond, the client is not read.
+const OUTSTANDING_MAX: usize = 10_000;
+/// Parameters of extensions that are moved between upstreams; with more, the upstream stays.
+const UNLISTED_MAX: usize = 64;
+
+/// What became of a message.
+pub(super) enum Step {
+    /// It is taken care of.
+    Done,
+    /// More of it must come first.
+    Incomplete,
+    /// The client says goodbye.
+    Goodbye,
+}
+
+/// Whether the bytes hold a unit that is worth an upstream: up to a Sync, a Flush or a query, or much.
+pub(super) fn unit_is_ready(unseen: &[u8], statement_bytes_max: usize) -> bool {
+    let mut at = 0;
+    loop {
+        let rest = unseen.get(at..).unwrap_or_default();
+        let Ok(Some(frame)) = wire::frontend_head(rest, statement_bytes_max) else {
+            return at >= COLLECTED_BYTES_MAX;
+        };
+        let whole = frame.body(rest).is_some();
+        match frame.tag {
+            b'Q' | b'P' if !whole => return at >= COLLECTED_BYTES_MAX,
+            b'Q' | b'F' | b'S' | b'H' => return true,
+            _ if !whole => return unseen.len() >= COLLECTED_BYTES_MAX,
+            _ => at += frame.bytes,
+        }
+    }
+}
+
+impl Session {
+    /// Reads all that has come from the client, as far as it may go on.
+    pub(super) fn digest_requests(&mut self) -> Result<Need, Stop> {
+        loop {
+            if self.request.left > 0 {
+                if !self.run_on() {
+                    return Ok(Need::Input);
+                }
+                continue;
+            }
+            let head = wire::frontend_head(self.client.inbound.unseen(), self.limits());
+            let Some(frame) = head.map_err(Stop::Refused)? else {
+                return Ok(Need::Input);
+            };
+            if self.lease.is_none() {
+                match self.without_upstream(frame)? {
+                    Some(need) => return Ok(need),
+                    None => continue,
+                }
+            }
+            // What may have changed the session is asked for before anything else runs in it.
+            let begins = self.exchange.is_between_units();
+            let suspect = self.state.suspect;
+            if begins && suspect || self.exchange.outstanding() > OUTSTANDING_MAX {
+                return Ok(Need::Replies);
+            }
+            if self.exchange.is_quiet() {
+                self.apply_parameters();
+            }
+            match self.request(frame)? {
+                Step::Done => {}
+                Step::Incomplete => return Ok(Need::Input),
+                Step::Goodbye => return Err(Stop::Goodbye),
+            }
+        }
+    }
+
+    /// The rest of a message that is not looked at; false if more of it must come.
+    fn run_on(&mut self) -> bool {
+        let count = self.request.left.min(self.client.inbound.unseen().len());
+        if count == 0 {
+            return false;
+        }
+        match &mut self.lease {
+            Some(lease) if self.request.dropped => {
+                self.client
+                    .inbound
+                    .skip(count, &mut lease.upstream.peer.out);
+            }
+            Some(_) => self.client.inbound.pass(count),
+            None => self.client.inbound.skip(count, &mut bytes::BytesMut::new()),
+        }
+        self.request.left -= count;
+        true
+    }
+
+    /// A message while there is no upstream; `None` if it is taken care of.
+    fn without_upstream(&mut self, frame: Frame) -> Result<Option<Need>, Stop> {
+        if frame.tag == b'X' {
+            return Err(Stop::Goodbye);
+        }
+        // Copy data after a COPY that failed: the server leaves it out too.
+        let stray = matches!(frame.tag, b'd' | b'c' | b'f');
+        if self.refusing || stray {
+            if frame.tag == b'S' {
+                self.refusing = false;
+                wire::ready(&mut self.client.out, IDLE);
+            }
+            self.request = Run {
+                left: frame.bytes,
+                dropped: true,
+            };
+            return Ok(None);
+        }
+        if self.answer_locally() {
+            return Ok(None);
+        }
+        let ready = unit_is_ready(self.client.inbound.unseen(), self.limits());
+        Ok(Some(if ready { Need::Lease } else { Need::Input }))
+    }
+
+    /// Before a unit begins: the upstream's session becomes the client's.
+    fn apply_parameters(&mut self) {
+        let Some(lease) = &mut self.lease else {
+            return;
+        };
+        let Upstream {
+            peer,
+            known,
+            unnamed,
+            ..
+        } = &mut lease.upstream;
+        if Arc::ptr_eq(known, &self.wanted) {
+            return;
+        }
+        if let Some(text) = Parameters::difference(&self.wanted, known) {
+            self.client.inbound.settle(&mut peer.out);
+            wire::query(&mut peer.out, &text);
+            self.exchange
+                .expect(Reply::Query, Act::Settings, Undo::Nothing);
+            *unnamed = None;
+        }
+        *known = Arc::clone(&self.wanted);
+    }
+
+    fn request(&mut self, frame: Frame) -> Result<Step, Stop> {
+        match frame.tag {
+            b'Q' => self.query(frame),
+            b'P' => self.parse(frame),
+            b'B' => self.bind(frame),
+            b'D' | b'C' => self.describe_or_close(frame),
+            b'E' => Ok(self.forward(frame, Reply::Execute)),
+            b'F' => Ok(self.forward(frame, Reply::Query)),
+            b'S' if self.exchange.copy_in() => Ok(self.pass(frame)),
+            b'S' => Ok(self.forward(frame, Reply::Sync)),
+            b'H' => Ok(self.pass(frame)),
+            b'd' | b'c' | b'f' => {
+                if frame.tag != b'd' {
+                    self.exchange.copy_done();
+                }
+                let wanted = self.exchange.is_busy();
+                self.request = Run {
+                    left: frame.bytes,
+                    dropped: !wanted,
+                };
+                Ok(Step::Done)
+            }
+            b'X' => Ok(Step::Goodbye),
+            _ => Err(Stop::Refused(Refusal::Malformed {
+                what: "unexpected message type",
+            })),
+        }
+    }
+
+    pub(super) fn pass(&mut self, frame: Frame) -> Step {
+        self.request = Run {
+            left: frame.bytes,
+            dropped: false,
+        };
+        Step::Done
+    }
+
+    pub(super) fn forward(&mut self, frame: Frame, reply: Reply) -> Step {
+        self.exchange.expect(reply, Act::Forward, Undo::Nothing);
+        self.pass(frame)
+    }
+
+    fn query(&mut self, frame: Frame) -> Result<Step, Stop> {
+        let Some(body) = frame.body(self.client.inbound.unseen()) else {
+            return Ok(Step::Incomplete);
+        };
+        let Some((text, [])) = wire::split_cstr(body) else {
+            return Err(malformed("invalid Query message"));
+        };
+        let facts = scan(text);
+        self.statements.forget_unnamed();
+        if let Some(lease) = &mut self.lease {
+            lease.upstream.unnamed = None;
+        }
+        if let Err(refused) = self.permit(&facts) {
+            return Ok(self.refuse_query(frame, &refused));
+        }
+        let named = facts.deallocates.as_deref();
+        let known = named.and_then(|name| self.statements.remove(name.as_bytes()));
+        self.note(&facts);
+        match known {
+            Some(statement) => Ok(self.deallocate(frame, &statement)),
+            None => Ok(self.forward(frame, Reply::Query)),
+        }
+    }
+
+    /// Whether the client may run a text, here and now.
+    pub(super) fn permit(&self, facts: &Facts) -> Result<(), Refusal> {
+        policy::check(self.role, facts)?;
+        let alone = self.exchange.is_quiet() && self.pin().is_none();
+        if facts.recalls_sequence && !facts.advances_sequence && alone {
+            let what = "currval or lastval outside of the transaction that advanced the sequence";
+            return Err(Refusal::Unsupported { what: what.into() });
+        }
+        Ok(())
+    }
+
+    /// Takes note of what a statement may do to the session.
+    pub(super) fn note(&mut self, facts: &Facts) {
+        let state = &mut self.state;
+        state.unlisted.extend(facts.parameters.iter().cloned());
+        let too_many = state.unlisted.len() > UNLISTED_MAX;
+        if let Some(reason) = facts.sticks.or(too_many.then_some("parameters"))
+            && self.state.kept.is_none()
+        {
+            self.state.kept = Some(reason);
+            self.service.meters().pinned(reason);
+        }
+        let pinned = self.state.pinned.is_some();
+        self.state.suspect |= facts.touches_session || pinned && facts.may_clean;
+        self.state.defines |= facts.defines;
+    }
+
+    /// In the place of a message that the client may not send: one that fails.
+    fn refuse_query(&mut self, frame: Frame, refused: &Refusal) -> Step {
+        let Some(lease) = &mut self.lease else {
+            return Step::Done;
+        };
+        let out = &mut lease.upstream.peer.out;
+        self.client.inbound.skip(frame.bytes, out);
+        wire::query(out, "!");
+        let said = Act::Replace(refusal::error_bytes(refused));
+        self.exchange.expect(Reply::Query, said, Undo::Nothing);
+        Step::Done
+    }
+
+    /// As [`Self::refuse_query`], in an extended unit: everything up to Sync is then skipped.
+    pub(super) fn refuse_message(&mut self, frame: Frame, said: Box<[u8]>) -> Step {
+        let Some(lease) = &mut self.lease else {
+            return Step::Done;
+        };
+        let out = &mut lease.upstream.peer.out;
+        self.client.inbound.skip(frame.bytes, out);
+        // No statement has this name, so that the Bind fails in whatever state the server is.
+        if wire::bind_with_name(out, b"", "pp?", 6).is_some() {
+            out.extend_from_slice(&[0; 6]);
+        }
+        self.exchange
+            .expect(Reply::Bind, Act::Replace(said), Undo::Nothing);
+        Step::Done
+    }
+
+    /// `DEALLOCATE name` of a statement that was prepared by protocol: by the name it has there.
+    fn deallocate(&mut self, frame: Frame, statement: &Arc<Statement>) -> Step {
+        self.load(statement);
+        let Some(lease) = &mut self.lease else {
+            return Step::Done;
+        };
+        let upstream = &mut lease.upstream;
+        let out = &mut upstream.peer.out;
+        self.client.inbound.skip(frame.bytes, out);
+        if self.exchange.is_unit_open() {
+            wire::data(out, b'S');
+            self.exchange
+                .expect(Reply::Sync, Act::Swallow, Undo::Nothing);
+        }
+        wire::query(out, &format!("DEALLOCATE \"{}\"", statement.name));
+        self.exchange
+            .expect(Reply::Query, Act::Forward, Undo::Nothing);
+        upstream.statements.doubt(statement.id);
+        Step::Done
+    }
+}
+
+pub(super) fn malformed(what: &'static str) -> Stop {
+    Stop::Refused(Refusal::Malformed { what })
+}

@@ -1,0 +1,254 @@
+//! The messages that prepare, bind, describe and close statements: by the client's names outside,
+//! by the statements' own on the upstream.
+
+use std::sync::Arc;
+
+use super::{
+    Run, Session, Stop,
+    requests::{Step, malformed},
+};
+use crate::postgres::{
+    exchange::{Act, Reply, Undo},
+    prepared::{NAME_PREFIX, Presence, Statement},
+    refusal,
+    statement::scan,
+    upstream::Upstream,
+    wire::{self, Frame},
+};
+
+/// The head of a Bind that must be seen whole: two names.
+const NAMES_BYTES_MAX: usize = 64 * 1024;
+/// `ParseComplete` and `CloseComplete`.
+pub(super) const COMPLETIONS: [&[u8]; 2] = [PARSE_COMPLETE, CLOSE_COMPLETE];
+const PARSE_COMPLETE: &[u8] = b"1\0\0\0\x04";
+const CLOSE_COMPLETE: &[u8] = b"3\0\0\0\x04";
+
+impl Session {
+    pub(super) fn parse(&mut self, frame: Frame) -> Result<Step, Stop> {
+        let Some(body) = frame.body(self.client.inbound.unseen()) else {
+            return Ok(Step::Incomplete);
+        };
+        let parse = wire::parse(body).ok_or_else(|| malformed("invalid Parse message"))?;
+        if parse.name.is_empty() {
+            let facts = scan(parse.text);
+            if let Err(refused) = self.permit(&facts) {
+                return Ok(self.refuse_message(frame, refusal::error_bytes(&refused)));
+            }
+            let serial = self.statements.set_unnamed(parse.rest, facts);
+            if let Some(lease) = &mut self.lease {
+                lease.upstream.unnamed = Some((self.seat.id(), serial));
+            }
+            self.exchange
+                .expect(Reply::Parse, Act::Forward, Undo::Unnamed);
+            return Ok(self.pass(frame));
+        }
+        let name: Box<[u8]> = parse.name.into();
+        if self.statements.find(&name).is_some() {
+            return Ok(self.refuse_message(frame, refusal::duplicate_statement(&name)));
+        }
+        if !self.has_room(parse.rest.len()) {
+            let said = refusal::too_many_statements(self.service.settings.statements_max);
+            return Ok(self.refuse_message(frame, said));
+        }
+        let dialect = self.wanted.dialect();
+        let statement = self.tenancy.catalogue.find(dialect, parse.text, parse.rest);
+        if let Err(refused) = self.permit(&statement.facts) {
+            return Ok(self.refuse_message(frame, refusal::error_bytes(&refused)));
+        }
+        self.statements.insert(&name, Arc::clone(&statement));
+        if let Some(lease) = &mut self.lease {
+            self.client
+                .inbound
+                .skip(frame.bytes, &mut lease.upstream.peer.out);
+        }
+        let before = self.exchange.outstanding();
+        self.load(&statement);
+        let sent = self.exchange.outstanding() > before;
+        let undo = Undo::Prepare {
+            name,
+            statement,
+            sent,
+        };
+        if sent {
+            self.exchange.claim_last(undo);
+        } else {
+            self.exchange
+                .expect(Reply::Made, Act::Say(PARSE_COMPLETE), undo);
+            self.exchange.begin_unit();
+        }
+        Ok(Step::Done)
+    }
+
+    /// Whether the client may hold another statement.
+    pub(super) fn has_room(&self, more_bytes: usize) -> bool {
+        let settings = &self.service.settings;
+        let (count, bytes) = self.statements.size();
+        count < settings.statements_max && bytes + more_bytes <= settings.statements_bytes_max
+    }
+
+    /// Makes sure that the upstream has a statement; the answers are swallowed.
+    pub(super) fn load(&mut self, statement: &Statement) {
+        let Some(lease) = &mut self.lease else {
+            return;
+        };
+        let Upstream {
+            peer, statements, ..
+        } = &mut lease.upstream;
+        let unit = self.exchange.unit();
+        match statements.presence(statement.id, unit) {
+            Presence::Here => return,
+            Presence::Absent => self.client.inbound.settle(&mut peer.out),
+            Presence::Doubtful => {
+                self.client.inbound.settle(&mut peer.out);
+                wire::close_statement(&mut peer.out, &statement.name);
+                self.exchange
+                    .expect(Reply::Close, Act::Swallow, Undo::Nothing);
+            }
+        }
+        let max = self.service.settings.upstream_statements_max;
+        if let Some(oldest) = statements.sent(statement.id, unit, max) {
+            wire::close_statement(&mut peer.out, &format!("{NAME_PREFIX}{oldest}"));
+            self.exchange
+                .expect(Reply::Close, Act::Swallow, Undo::Evict(oldest));
+        }
+        wire::parse_with_name(&mut peer.out, &statement.name, &statement.rest);
+        self.exchange
+            .expect(Reply::Parse, Act::Swallow, Undo::Load(statement.id));
+    }
+
+    /// Makes sure that the upstream's unnamed statement is the client's.
+    fn load_unnamed(&mut self) {
+        let (Some(lease), Some(unnamed)) = (&mut self.lease, self.statements.unnamed()) else {
+            return;
+        };
+        let upstream = &mut lease.upstream;
+        let mine = Some((self.seat.id(), unnamed.serial));
+        if upstream.unnamed != mine {
+            self.client.inbound.settle(&mut upstream.peer.out);
+            wire::parse_with_name(&mut upstream.peer.out, "", &unnamed.rest);
+            upstream.unnamed = mine;
+            self.exchange
+                .expect(Reply::Parse, Act::Swallow, Undo::Unnamed);
+        }
+        let facts = unnamed.facts.clone();
+        self.note(&facts);
+    }
+
+    pub(super) fn bind(&mut self, frame: Frame) -> Result<Step, Stop> {
+        let unseen = self.client.inbound.unseen();
+        let there = unseen.get(wire::HEADER_BYTES..frame.bytes.min(unseen.len()));
+        let there = there.unwrap_or_default();
+        let Some(bind) = wire::bind(there) else {
+            let whole = frame.body(unseen).is_some() || there.len() > NAMES_BYTES_MAX;
+            return if whole {
+                Err(malformed("invalid Bind message"))
+            } else {
+                Ok(Step::Incomplete)
+            };
+        };
+        if bind.statement.is_empty() {
+            self.load_unnamed();
+            return Ok(self.forward(frame, Reply::Bind));
+        }
+        let head = wire::HEADER_BYTES + bind.names_bytes();
+        let tail = frame
+            .bytes
+            .checked_sub(head)
+            .ok_or_else(|| malformed("invalid Bind message"))?;
+        let Some(statement) = self.statements.find(bind.statement).map(Arc::clone) else {
+            if !bind.statement.starts_with(NAME_PREFIX.as_bytes()) {
+                // The upstream does not know it either, and says so as it should be said.
+                return Ok(self.forward(frame, Reply::Bind));
+            }
+            let said = refusal::unknown_statement(bind.statement);
+            return Ok(self.refuse_run(frame, said));
+        };
+        let portal = bind.portal.to_vec();
+        self.load(&statement);
+        self.note(&statement.facts);
+        let Some(lease) = &mut self.lease else {
+            return Ok(Step::Done);
+        };
+        let out = &mut lease.upstream.peer.out;
+        self.client.inbound.skip(head, out);
+        wire::bind_with_name(out, &portal, &statement.name, tail)
+            .ok_or_else(|| malformed("Bind message too long"))?;
+        self.exchange
+            .expect(Reply::Bind, Act::Forward, Undo::Nothing);
+        self.request = Run {
+            left: tail,
+            dropped: false,
+        };
+        Ok(Step::Done)
+    }
+
+    /// As [`Self::refuse_message`], for a message of which the rest may still be to come.
+    fn refuse_run(&mut self, frame: Frame, said: Box<[u8]>) -> Step {
+        self.refuse_message(Frame { bytes: 0, ..frame }, said);
+        self.request = Run {
+            left: frame.bytes,
+            dropped: true,
+        };
+        Step::Done
+    }
+
+    pub(super) fn describe_or_close(&mut self, frame: Frame) -> Result<Step, Stop> {
+        let Some(body) = frame.body(self.client.inbound.unseen()) else {
+            return Ok(Step::Incomplete);
+        };
+        let (kind, name) =
+            wire::named(body).ok_or_else(|| malformed("invalid Describe or Close message"))?;
+        let reply = if frame.tag == b'D' {
+            Reply::Describe
+        } else {
+            Reply::Close
+        };
+        if kind == b'P' {
+            return Ok(self.forward(frame, reply));
+        }
+        if name.is_empty() {
+            if reply == Reply::Describe {
+                self.load_unnamed();
+            } else {
+                self.statements.forget_unnamed();
+            }
+            return Ok(self.forward(frame, reply));
+        }
+        let name: Box<[u8]> = name.into();
+        if reply == Reply::Describe {
+            return Ok(self.describe(frame, &name));
+        }
+        let undo = match self.statements.remove(&name) {
+            Some(statement) => Undo::Close { name, statement },
+            None => Undo::Nothing,
+        };
+        if let Some(lease) = &mut self.lease {
+            self.client
+                .inbound
+                .skip(frame.bytes, &mut lease.upstream.peer.out);
+        }
+        self.exchange
+            .expect(Reply::Made, Act::Say(CLOSE_COMPLETE), undo);
+        self.exchange.begin_unit();
+        Ok(Step::Done)
+    }
+
+    fn describe(&mut self, frame: Frame, name: &[u8]) -> Step {
+        let Some(statement) = self.statements.find(name).map(Arc::clone) else {
+            if !name.starts_with(NAME_PREFIX.as_bytes()) {
+                return self.forward(frame, Reply::Describe);
+            }
+            return self.refuse_message(frame, refusal::unknown_statement(name));
+        };
+        self.load(&statement);
+        let Some(lease) = &mut self.lease else {
+            return Step::Done;
+        };
+        let out = &mut lease.upstream.peer.out;
+        self.client.inbound.skip(frame.bytes, out);
+        wire::named_message(out, b'D', &statement.name);
+        self.exchange
+            .expect(Reply::Describe, Act::Forward, Undo::Nothing);
+        Step::Done
+    }
+}

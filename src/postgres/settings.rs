@@ -1,0 +1,311 @@
+//! The parameters of a session: what a client wants, what an upstream has, and the text between.
+//!
+//! What a session really holds is asked of the upstream itself (the audit) whenever a statement was
+//! suspect; nothing is concluded from the client's text.
+
+use std::{
+    collections::BTreeMap,
+    hash::{Hash, Hasher},
+    sync::Arc,
+};
+
+use super::wire;
+
+/// Parameters set in a session, by name in lower case, beyond what the server gives by itself.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Parameters {
+    values: BTreeMap<String, String>,
+    dialect: u64,
+}
+
+impl Parameters {
+    /// From names and values; the last value of a name counts.
+    pub(super) fn from_pairs(pairs: impl IntoIterator<Item = (String, String)>) -> Arc<Self> {
+        let values: BTreeMap<_, _> = pairs
+            .into_iter()
+            .map(|(name, value)| (name.to_ascii_lowercase(), value))
+            .collect();
+        let mut hasher = ahash::AHasher::default();
+        for pair in values
+            .iter()
+            .filter(|(name, _)| *name != "application_name")
+        {
+            pair.hash(&mut hasher);
+        }
+        let plain = values.keys().all(|name| name == "application_name");
+        let dialect = if plain { 0 } else { hasher.finish() };
+        Arc::new(Self { values, dialect })
+    }
+
+    /// Tells apart what may change the meaning of a text; 0 for the server's own parameters.
+    pub(super) fn dialect(&self) -> u64 {
+        self.dialect
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.values
+            .iter()
+            .map(|(name, value)| (name.as_str(), value.as_str()))
+    }
+
+    pub(super) fn find(&self, name: &str) -> Option<&str> {
+        self.values.get(name).map(String::as_str)
+    }
+
+    /// These with others laid over them.
+    pub(super) fn overlaid<'a>(
+        &'a self,
+        others: impl Iterator<Item = (&'a str, &'a str)>,
+    ) -> Arc<Self> {
+        let all = self.iter().chain(others);
+        Self::from_pairs(all.map(|(name, value)| (name.to_owned(), value.to_owned())))
+    }
+
+    /// The text that turns a session with `known` into one with these; `None` if nothing differs.
+    pub(super) fn difference(&self, known: &Self) -> Option<String> {
+        if self.values == known.values {
+            return None;
+        }
+        let mut text = String::new();
+        for name in known
+            .values
+            .keys()
+            .filter(|name| !self.values.contains_key(*name))
+        {
+            text.push_str("RESET ");
+            push_name(&mut text, name);
+            text.push(';');
+        }
+        let mut set = self
+            .iter()
+            .filter(|(name, value)| known.find(name) != Some(value))
+            .peekable();
+        if set.peek().is_some() {
+            text.push_str("SELECT ");
+            for (at, (name, value)) in set.enumerate() {
+                text.push_str(if at == 0 {
+                    "pg_catalog.set_config("
+                } else {
+                    ",pg_catalog.set_config("
+                });
+                push_text(&mut text, name);
+                text.push(',');
+                push_text(&mut text, value);
+                text.push_str(",false)");
+            }
+        }
+        Some(text)
+    }
+}
+
+/// A string constant that means the same whatever `standard_conforming_strings` is.
+fn push_text(out: &mut String, value: &str) {
+    out.push_str("E'");
+    for letter in value.chars().filter(|letter| *letter != '\0') {
+        if matches!(letter, '\'' | '\\') {
+            out.push(letter);
+        }
+        out.push(letter);
+    }
+    out.push('\'');
+}
+
+/// A parameter's name, which may have a prefix of its extension.
+fn push_name(out: &mut String, name: &str) {
+    for (at, part) in name.split('.').enumerate() {
+        if at > 0 {
+            out.push('.');
+        }
+        out.push('"');
+        out.push_str(&part.replace('"', "\"\""));
+        out.push('"');
+    }
+}
+
+/// Asks a session for all that it holds: its parameters, and the reasons why it must not move.
+const AUDIT: &str = "\
+SELECT 's', name, setting FROM pg_catalog.pg_settings WHERE source = 'session' \
+AND name NOT LIKE 'transaction\\_%' \
+UNION ALL SELECT 'p', 'temporary', '' WHERE pg_catalog.pg_my_temp_schema() <> 0 AND (EXISTS \
+(SELECT FROM pg_catalog.pg_class WHERE relnamespace = pg_catalog.pg_my_temp_schema()) OR EXISTS \
+(SELECT FROM pg_catalog.pg_proc WHERE pronamespace = pg_catalog.pg_my_temp_schema()) OR EXISTS \
+(SELECT FROM pg_catalog.pg_type WHERE typnamespace = pg_catalog.pg_my_temp_schema())) \
+UNION ALL SELECT 'p', 'advisory_lock', '' WHERE EXISTS (SELECT FROM pg_catalog.pg_locks \
+WHERE locktype = 'advisory' AND pid = pg_catalog.pg_backend_pid()) \
+UNION ALL SELECT 'p', 'listen', '' WHERE EXISTS (SELECT pg_catalog.pg_listening_channels()) \
+UNION ALL SELECT 'p', 'cursor_with_hold', '' WHERE EXISTS \
+(SELECT FROM pg_catalog.pg_cursors WHERE is_holdable) \
+UNION ALL SELECT 'p', 'sql_prepare', '' WHERE EXISTS \
+(SELECT FROM pg_catalog.pg_prepared_statements WHERE from_sql) \
+UNION ALL SELECT 'u', session_user::pg_catalog.text, pg_catalog.current_setting('role')";
+
+/// The audit, with the parameters of extensions that the server does not list by itself.
+pub(super) fn audit<'a>(unlisted: impl Iterator<Item = &'a String>) -> String {
+    let mut text = AUDIT.to_owned();
+    for name in unlisted {
+        text.push_str(" UNION ALL SELECT 's', ");
+        push_text(&mut text, name);
+        text.push_str(", COALESCE(pg_catalog.current_setting(");
+        push_text(&mut text, name);
+        text.push_str(", true), '')");
+    }
+    text
+}
+
+/// The reasons for a pin, as the audit gives them.
+const REASONS: [&str; 5] = [
+    "temporary",
+    "advisory_lock",
+    "listen",
+    "cursor_with_hold",
+    "sql_prepare",
+];
+
+/// What an audit found, row by row.
+#[derive(Debug, Default)]
+pub(super) struct Findings {
+    pairs: Vec<(String, String)>,
+    pin: Option<&'static str>,
+    user: Option<String>,
+    failed: bool,
+}
+
+impl Findings {
+    /// Takes in the body of a `DataRow`.
+    pub(super) fn row(&mut self, body: &[u8]) {
+        let text = |field: Option<Option<&[u8]>>| {
+            field
+                .flatten()
+                .and_then(|bytes| std::str::from_utf8(bytes).ok())
+                .map(str::to_owned)
+        };
+        let mut fields = wire::fields_of_row(body);
+        match (
+            text(fields.next()).as_deref(),
+            text(fields.next()),
+            text(fields.next()),
+        ) {
+            // Once set, they stay, but empty.
+            (Some("s"), Some(name), Some(value)) if value.is_empty() && name.contains('.') => {}
+            (Some("s"), Some(name), Some(value)) => self.pairs.push((name, value)),
+            (Some("p"), Some(reason), _) => {
+                self.pin = REASONS.iter().find(|known| **known == reason).copied();
+                self.failed |= self.pin.is_none();
+            }
+            (Some("u"), Some(user), Some(role)) => {
+                if role != "none" {
+                    self.pin = Some("role");
+                }
+                self.user = Some(user);
+            }
+            // What cannot be read is in doubt, and doubt pins.
+            _ => self.failed = true,
+        }
+    }
+
+    /// The upstream could not answer.
+    pub(super) fn fail(&mut self) {
+        self.failed = true;
+    }
+
+    /// The parameters found, and why the upstream must stay with its client, if it must.
+    ///
+    /// `login` is the user that the upstream logged in as.
+    pub(super) fn conclude(self, login: &str) -> (Arc<Parameters>, Option<&'static str>) {
+        let pin = match self.user {
+            _ if self.failed => Some("unknown"),
+            Some(user) if user == login => self.pin,
+            Some(_) => Some("session_authorization"),
+            None => Some("unknown"),
+        };
+        (Parameters::from_pairs(self.pairs), pin)
+    }
+}
+
+/// Reads the start-up parameter `options`: `-c name=value`, `-cname=value`, `--name=value`; a
+/// backslash keeps a space, and `+` stands for one where a URL library left it so.
+pub(super) fn read_options(text: &str) -> Vec<(String, String)> {
+    let mut words = split_options(text).into_iter().peekable();
+    let mut found = Vec::new();
+    while let Some(word) = words.next() {
+        let pair = if word == "-c" {
+            words.next().unwrap_or_default()
+        } else if let Some(rest) = word.strip_prefix("--").or_else(|| word.strip_prefix("-c")) {
+            rest.to_owned()
+        } else {
+            word
+        };
+        if let Some((name, value)) = pair.split_once('=') {
+            found.push((name.trim().replace('-', "_"), value.to_owned()));
+        }
+    }
+    found
+}
+
+fn split_options(text: &str) -> Vec<String> {
+    let (mut words, mut word, mut letters) = (Vec::new(), String::new(), text.chars());
+    let plus_is_space = !text.contains(' ') && text.contains('+');
+    while let Some(letter) = letters.next() {
+        match letter {
+            '\\' => word.extend(letters.next()),
+            '+' if plus_is_space => words.push(std::mem::take(&mut word)),
+            letter if letter.is_ascii_whitespace() => words.push(std::mem::take(&mut word)),
+            letter => word.push(letter),
+        }
+    }
+    words.push(word);
+    words.retain(|word| !word.is_empty());
+    words
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parameters(pairs: &[(&str, &str)]) -> Arc<Parameters> {
+        Parameters::from_pairs(
+            pairs
+                .iter()
+                .map(|(n, v)| ((*n).to_owned(), (*v).to_owned())),
+        )
+    }
+
+    #[test]
+    fn only_what_differs_is_said() {
+        let has = parameters(&[("DateStyle", "ISO"), ("my.var", "1"), ("timezone", "UTC")]);
+        let wants = parameters(&[
+            ("datestyle", "ISO"),
+            ("search_path", "a'\\b"),
+            ("timezone", "CET"),
+        ]);
+        assert_eq!(
+            wants.difference(&has).unwrap(),
+            "RESET \"my\".\"var\";SELECT pg_catalog.set_config(E'search_path',E'a''\\\\b',false),\
+             pg_catalog.set_config(E'timezone',E'CET',false)"
+        );
+        assert_eq!(wants.difference(&wants), None);
+    }
+
+    #[test]
+    fn the_application_name_is_no_dialect() {
+        assert_eq!(parameters(&[("application_name", "x")]).dialect(), 0);
+        assert_ne!(parameters(&[("search_path", "x")]).dialect(), 0);
+    }
+
+    #[test]
+    fn options_are_read_in_every_form() {
+        let read = |text| {
+            let found = read_options(text);
+            found
+                .into_iter()
+                .map(|(n, v)| format!("{n}={v}"))
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(
+            read("-c a=1 --b-c=2 -cd=x\\ y reference=t"),
+            ["a=1", "b_c=2", "d=x y", "reference=t"]
+        );
+        assert_eq!(read("-c+a=1"), ["a=1"]);
+        assert!(read("").is_empty());
+    }
+}

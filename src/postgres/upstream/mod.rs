@@ -1,0 +1,179 @@
+//! A logged-in connection to a tenant's server, as the pool keeps it.
+//!
+//! `dial` opens one; here is what it knows of its session, and how it is cleaned and closed.
+
+mod dial;
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use bytes::Buf;
+use tokio::io::AsyncWriteExt;
+
+pub(super) use dial::open;
+pub use dial::{Dialer, probe};
+
+use super::{
+    cancel::CancelTarget, exchange::IDLE, flow::Peer, prepared::UpstreamStatements, refusal,
+    settings::Parameters, wire,
+};
+use crate::pool;
+
+/// The longest message that is held whole outside of a session.
+const MESSAGE_BYTES_MAX: usize = 1 << 20;
+
+/// One connection to a server.
+pub struct Upstream {
+    pub(super) peer: Peer,
+    /// Where and with what key its queries are cancelled.
+    pub(super) cancel: Arc<CancelTarget>,
+    /// What the server reported last.
+    pub(super) reported: BTreeMap<String, String>,
+    /// The parameters that its session holds.
+    pub(super) known: Arc<Parameters>,
+    pub(super) statements: UpstreamStatements,
+    /// Whose unnamed statement it has: the client, and that client's serial.
+    pub(super) unnamed: Option<(u64, u64)>,
+    /// The transaction status when it was last ready.
+    pub(super) status: u8,
+}
+
+/// A message as it was read outside of a session.
+pub(super) struct Message {
+    pub(super) tag: u8,
+    pub(super) body: Vec<u8>,
+}
+
+impl Upstream {
+    /// Runs a text of ours and waits for its end.
+    ///
+    /// # Errors
+    /// [`Failed::Answer`] with the server's error, [`Failed::Lost`] if the connection is no good.
+    pub(super) async fn run(&mut self, text: &str) -> Result<(), Failed> {
+        wire::query(&mut self.peer.out, text);
+        self.peer
+            .flush()
+            .await
+            .map_err(|error| Failed::Lost(error.to_string()))?;
+        let mut outcome = Ok(());
+        loop {
+            let message = read_message(&mut self.peer).await.map_err(Failed::Lost)?;
+            match message.tag {
+                b'E' => outcome = Err(Failed::Answer(message.body)),
+                b'S' => self.note_status(&message.body),
+                b'Z' => {
+                    self.status = message.body.first().copied().unwrap_or(IDLE);
+                    return outcome;
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// Gives the session these parameters.
+    pub(super) async fn apply(&mut self, wanted: &Arc<Parameters>) -> Result<(), Failed> {
+        if let Some(text) = wanted.difference(&self.known) {
+            self.run(&text).await?;
+            self.unnamed = None;
+        }
+        self.known = Arc::clone(wanted);
+        Ok(())
+    }
+
+    /// Takes in a `ParameterStatus`.
+    pub(super) fn note_status(&mut self, body: &[u8]) {
+        if let Some((name, value)) = wire::status_pair(body) {
+            match self.reported.get_mut(name) {
+                Some(held) if held == value => {}
+                Some(held) => value.clone_into(held),
+                None => drop(self.reported.insert(name.to_owned(), value.to_owned())),
+            }
+        }
+    }
+}
+
+/// Why a text of ours did not run.
+#[derive(Debug)]
+pub(super) enum Failed {
+    /// The server refused it: the body of its `ErrorResponse`.
+    Answer(Vec<u8>),
+    /// The connection is no good any more.
+    Lost(String),
+}
+
+impl Failed {
+    /// In words.
+    pub(super) fn cause(&self) -> String {
+        match self {
+            Self::Answer(body) => refusal::upstream_error(body).1,
+            Self::Lost(cause) => cause.clone(),
+        }
+    }
+}
+
+impl pool::Upstream for Upstream {
+    fn is_open(&mut self) -> bool {
+        self.peer.inbound.is_empty() && self.peer.stream.is_quiet()
+    }
+
+    async fn reset(&mut self) -> Result<(), String> {
+        if self.status != IDLE {
+            self.run("ROLLBACK")
+                .await
+                .map_err(|failed| failed.cause())?;
+        }
+        self.run("DISCARD ALL")
+            .await
+            .map_err(|failed| failed.cause())?;
+        self.known = Arc::default();
+        self.statements.clear(true);
+        self.unnamed = None;
+        Ok(())
+    }
+
+    async fn close(mut self) {
+        self.peer.out.clear();
+        wire::data(&mut self.peer.out, b'X');
+        if self.peer.flush().await.is_ok() {
+            drop(self.peer.stream.shutdown().await);
+        }
+    }
+}
+
+/// Reads one whole message.
+///
+/// # Cancel safety
+/// Safe: a message is taken out only when it is whole.
+pub(super) async fn read_message(peer: &mut Peer) -> Result<Message, String> {
+    loop {
+        let unseen = peer.inbound.unseen();
+        let frame = wire::backend_head(unseen).map_err(|refusal| refusal.to_string())?;
+        if let Some(frame) = frame {
+            if frame.bytes > MESSAGE_BYTES_MAX {
+                return Err(format!(
+                    "the server sent a message of {} bytes",
+                    frame.bytes
+                ));
+            }
+            if let Some(body) = frame.body(unseen) {
+                let message = Message {
+                    tag: frame.tag,
+                    body: body.to_vec(),
+                };
+                peer.inbound.skip(frame.bytes, &mut bytes::BytesMut::new());
+                return Ok(message);
+            }
+        }
+        match peer.fill().await {
+            Ok(0) => return Err("the server closed the connection".into()),
+            Ok(_) => {}
+            Err(error) => return Err(error.to_string()),
+        }
+    }
+}
+
+/// The first word of a body, which tells what kind of authentication is meant.
+fn split_word(body: &[u8]) -> (u32, &[u8]) {
+    let mut rest = body;
+    let code = rest.try_get_u32().unwrap_or(u32::MAX);
+    (code, rest)
+}
