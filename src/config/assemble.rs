@@ -57,7 +57,8 @@ pub async fn open_registry(config: &Config) -> Result<Registry, AssembleError> {
         mongodb: secrets.mongodb_crypto_key.get().cloned(),
     };
     let vault = Vault::new(keyring, passphrases, config.registry.allow_plaintext);
-    Ok(Registry::open(&config.registry, vault, config.limits.defaults()).await?)
+    let registry = Registry::open(&config.registry, vault, config.limits.defaults()).await?;
+    Ok(registry.with_system(config.system.databases())?)
 }
 
 /// The admin token: the configured one, else that of the data directory, made at the first start.

@@ -2,7 +2,8 @@
 
 use std::{fmt::Display, str::FromStr};
 
-use super::{Config, ConfigFault, Hidden, file::contradiction};
+use super::{Config, ConfigFault, Hidden, System, file::contradiction};
+use crate::tenant::Target;
 
 /// What a variable does with its value.
 type Set = fn(&mut Config, &str) -> Result<(), String>;
@@ -68,14 +69,47 @@ const VARIABLES: [(&str, Set); 17] = [
     }),
 ];
 
+/// The platform's own connections: the internal address, the public one, and where it goes. Inside
+/// Railway the internal one is reachable, elsewhere only the public one.
+const SYSTEM: [(&str, &str, fn(&mut System) -> &mut Hidden); 4] = [
+    ("POSTGRES_URL", "POSTGRES_PUBLIC_URL", |system| {
+        &mut system.postgres
+    }),
+    ("REDIS_URL", "REDIS_PUBLIC_URL", |system| &mut system.redis),
+    ("MONGODB_URL", "MONGODB_PUBLIC_URL", |system| {
+        &mut system.mongodb
+    }),
+    ("BUN_API_URL", "BUN_API_PUBLIC_URL", |system| {
+        &mut system.bun_api
+    }),
+];
+
 /// Applies the variables that are set and not empty.
 pub(super) fn apply(
     config: &mut Config,
     variable: impl Fn(&str) -> Option<String>,
 ) -> Result<(), ConfigFault> {
+    let given = |name: &str| variable(name).filter(|text| !text.is_empty());
+    let inside = given("RAILWAY_ENVIRONMENT").is_some();
+    for (internal, public, setting) in SYSTEM {
+        let (first, second) = if inside {
+            (internal, public)
+        } else {
+            (public, internal)
+        };
+        let Some(url) = given(first).or_else(|| given(second)) else {
+            continue;
+        };
+        // The parser's message names the part that is wrong, and holds no secret.
+        Target::parse(&url).map_err(|error| ConfigFault::Variable {
+            name: internal,
+            why: error.to_string(),
+        })?;
+        *setting(&mut config.system) = Hidden::from(url);
+    }
     let mut last = "the environment";
     for (name, set) in VARIABLES {
-        let Some(text) = variable(name).filter(|text| !text.is_empty()) else {
+        let Some(text) = given(name) else {
             continue;
         };
         set(config, &text).map_err(|why| ConfigFault::Variable { name, why })?;

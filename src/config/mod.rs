@@ -21,7 +21,9 @@ pub use self::{
     assemble::{AssembleError, admin_token, open_registry},
     fault::ConfigFault,
     hidden::Hidden,
-    sections::{Limits, Listen, Log, LogFormat, Mode, Runtime, Secrets, Shutdown, Tls, TypeLimits},
+    sections::{
+        Limits, Listen, Log, LogFormat, Mode, Runtime, Secrets, Shutdown, System, Tls, TypeLimits,
+    },
 };
 use crate::{admin, mongodb, pool, redis, registry};
 
@@ -59,6 +61,9 @@ pub struct Config {
     /// `DATABASE_URL`: a registry in `PostgreSQL`, which is not available yet.
     #[serde(skip)]
     pub database_url: Hidden,
+    /// `POSTGRES_URL`, `REDIS_URL`, `MONGODB_URL`, `BUN_API_URL`: served as project `system`.
+    #[serde(skip)]
+    pub system: System,
 }
 
 impl Config {

@@ -11,9 +11,9 @@ use serde::{Deserialize, Deserializer, Serialize};
 use super::Hidden;
 use crate::{
     protocol::Protocol,
-    registry::LimitDefaults,
+    registry::{LimitDefaults, SystemDatabase},
     telemetry,
-    tenant::{PoolMode, TenantLimits},
+    tenant::{DatabaseType, PoolMode, TenantLimits},
 };
 
 /// Where clients and operators connect.
@@ -98,6 +98,39 @@ pub struct Secrets {
     pub redis_crypto_key: Hidden,
     /// The one of `MongoDB` rows.
     pub mongodb_crypto_key: Hidden,
+}
+
+/// The databases that the environment sets.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct System {
+    /// `POSTGRES_URL`.
+    pub postgres: Hidden,
+    /// `REDIS_URL`.
+    pub redis: Hidden,
+    /// `MONGODB_URL`.
+    pub mongodb: Hidden,
+    /// `BUN_API_URL`.
+    pub bun_api: Hidden,
+}
+
+impl System {
+    /// In the registry's form.
+    pub fn databases(&self) -> Vec<SystemDatabase> {
+        let all = [
+            (DatabaseType::Postgres, &self.postgres),
+            (DatabaseType::Redis, &self.redis),
+            (DatabaseType::Mongodb, &self.mongodb),
+            (DatabaseType::BunApi, &self.bun_api),
+        ];
+        let given = all.into_iter().filter_map(|(kind, url)| {
+            let connection_string = url.get()?.clone();
+            Some(SystemDatabase {
+                kind,
+                connection_string,
+            })
+        });
+        given.collect()
+    }
 }
 
 /// How log lines look.

@@ -136,3 +136,31 @@ fn wrong_variables_are_named() {
         "{told}"
     );
 }
+
+#[test]
+fn system_connections_take_the_address_that_is_reachable() {
+    let both = [
+        ("REDIS_URL", "redis://redis.internal"),
+        ("REDIS_PUBLIC_URL", "redis://public.example"),
+        ("MONGODB_URL", "mongodb://u:canary@h"),
+    ];
+    let redis = |variables: &[(&str, &str)]| {
+        let config = read(variables).unwrap();
+        assert!(!format!("{config:?}").contains("canary"));
+        config.system.redis.get().unwrap().expose().to_owned()
+    };
+    assert_eq!(redis(&both), "redis://public.example");
+    let inside: Vec<_> = both
+        .into_iter()
+        .chain([("RAILWAY_ENVIRONMENT", "production")])
+        .collect();
+    assert_eq!(redis(&inside), "redis://redis.internal");
+    assert_eq!(read(&both).unwrap().system.databases().len(), 2);
+    let told = read(&[("REDIS_URL", "redis://:canary@h:x")])
+        .unwrap_err()
+        .to_string();
+    assert!(
+        told.starts_with("REDIS_URL: ") && !told.contains("canary"),
+        "{told}"
+    );
+}

@@ -178,6 +178,7 @@ impl Registry {
     ) -> Result<(Uuid, Option<Uuid>), RegistryError> {
         match scope {
             Scope::Database(id) => {
+                self.is_changeable(*id)?;
                 let row = rows::by_id(connection, *id).await?;
                 Ok((self.row_from(&row)?.project_id, Some(*id)))
             }

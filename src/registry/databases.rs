@@ -118,6 +118,7 @@ impl Registry {
         change: DatabaseChange,
         actor: &Actor,
     ) -> Result<DatabaseRow, RegistryError> {
+        self.is_changeable(id)?;
         let mut transaction = self.store.write().await?;
         let old = self.row_from(&by_id(&mut transaction, id).await?)?;
         let mut changed = changed_traits(&change.traits);
@@ -168,6 +169,7 @@ impl Registry {
     /// # Errors
     /// [`RegistryError::NotFound`] when there is none.
     pub async fn remove(&self, id: Uuid, actor: &Actor) -> Result<(), RegistryError> {
+        self.is_changeable(id)?;
         let mut transaction = self.store.write().await?;
         let old = self.row_from(&by_id(&mut transaction, id).await?)?;
         sqlx::query("DELETE FROM databases WHERE id = $1")
@@ -191,6 +193,9 @@ impl Registry {
     /// # Errors
     /// [`RegistryError::NotFound`] when there is none.
     pub async fn target(&self, id: Uuid) -> Result<Target, RegistryError> {
+        if let Some((_, target)) = self.system_row(&id.to_string()) {
+            return Ok(target.clone());
+        }
         let mut connection = self
             .store
             .pool()

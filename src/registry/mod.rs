@@ -17,6 +17,7 @@ mod record;
 mod rows;
 mod settings;
 mod store;
+mod system;
 #[cfg(test)]
 mod tests;
 mod tokens;
@@ -48,6 +49,7 @@ pub use self::{
     rows::{DatabaseRow, Listing},
     settings::Settings,
     store::make_data_dir,
+    system::SystemDatabase,
     tokens::{TokenRole, TokenRow},
     traits::{Edit, Traits},
     vault::{Passphrases, Vault},
@@ -74,6 +76,7 @@ pub struct Registry {
     vault: Vault,
     cache: Cache,
     changes: changes::Changes,
+    system: system::System,
     limits: LimitDefaults,
     salt_key: Zeroizing<[u8; 32]>,
     readable: AtomicBool,
@@ -99,6 +102,7 @@ impl Registry {
                 entries_max: settings.cache_entries_max,
             }),
             changes: changes::Changes::new(),
+            system: system::System::default(),
             limits,
             salt_key: vault.keyring().derive("own user's salt"),
             vault,
@@ -211,6 +215,7 @@ impl Registry {
                 let by_ref = self.store.by_ref(&name).await?;
                 entry.by_slug = by_slug.map(|lookup| self.holding(lookup, old));
                 entry.by_ref = by_ref.map(|lookup| self.holding(lookup, old));
+                self.add_system(&name, &mut entry);
             }
             Key::PublicId(public_id) => {
                 let Some((lookup, whole)) = self.store.by_public_id(&public_id).await? else {

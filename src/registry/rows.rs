@@ -111,7 +111,11 @@ impl Registry {
             .bind(listing.rows_max.unwrap_or(ROWS_MAX).clamp(1, ROWS_MAX))
             .fetch_all(self.store.pool())
             .await?;
-        rows.iter().map(|row| self.row_from(row)).collect()
+        let mut found = self.system_rows(listing);
+        for row in &rows {
+            found.push(self.row_from(row)?);
+        }
+        Ok(found)
     }
 
     /// The database of that id or slug.
@@ -120,7 +124,10 @@ impl Registry {
             .bind(id_or_slug)
             .fetch_optional(self.store.pool())
             .await?;
-        row.map(|row| self.row_from(&row)).transpose()
+        match row {
+            Some(row) => self.row_from(&row).map(Some),
+            None => Ok(self.system_row(id_or_slug).map(|(row, _)| row.clone())),
+        }
     }
 
     /// Opens the connection string of a row.

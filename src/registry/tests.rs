@@ -7,7 +7,7 @@ use tempfile::TempDir;
 use super::*;
 use crate::{
     crypto::{Keyring, Secret},
-    tenant::Role,
+    tenant::{DatabaseType, Role},
 };
 
 const KEY: &str = "k1:AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
@@ -418,4 +418,34 @@ async fn tokens_are_checked_whole() {
         .await
         .unwrap();
     assert_eq!(registry.check_token(token.expose()).await.unwrap(), None);
+}
+
+#[tokio::test]
+async fn system_databases_are_served_shown_and_left_alone() {
+    let (_folder, registry) = registry().await;
+    let of = |kind, url: &str| SystemDatabase {
+        kind,
+        connection_string: Secret::from(url.to_owned()),
+    };
+    let wanted = vec![
+        of(DatabaseType::Redis, &format!("redis://:{CANARY}@h")),
+        of(DatabaseType::BunApi, "https://h"),
+    ];
+    let registry = registry.with_system(wanted).unwrap();
+    for name in ["system", "system-redis"] {
+        let found = login(&registry, Protocol::Redis, "default", name).await;
+        assert_eq!(slug(&found), Some("system-redis"));
+        assert!(found.account.unwrap().verifier.matches(CANARY));
+    }
+    let rows = registry.databases(&Listing::default()).await.unwrap();
+    let names: Vec<_> = rows.iter().map(|row| row.slug.as_str()).collect();
+    assert_eq!(names, ["system-redis", "system-bun-api"]);
+    assert!(!format!("{rows:?}").contains(CANARY));
+    let id = rows[0].id;
+    assert!(registry.target(id).await.unwrap().password.is_some());
+    let removed = registry.remove(id, &Actor::local()).await.unwrap_err();
+    assert!(matches!(removed, RegistryError::Conflict(_)));
+    let (_other, registry) = self::registry().await;
+    let wrong = registry.with_system(vec![of(DatabaseType::Redis, "mongodb://h")]);
+    assert!(wrong.is_err());
 }
