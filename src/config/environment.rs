@@ -8,6 +8,9 @@ use crate::tenant::Target;
 /// What a variable does with its value.
 type Set = fn(&mut Config, &str) -> Result<(), String>;
 
+/// Which of the system's databases a URL is for.
+type Place = fn(&mut System) -> &mut Hidden;
+
 /// Every variable that is read. Where two names mean one thing, the later in this list wins.
 const VARIABLES: [(&str, Set); 17] = [
     ("POLYPOOL_DATA_DIR", |config, text| {
@@ -71,7 +74,7 @@ const VARIABLES: [(&str, Set); 17] = [
 
 /// The platform's own connections: the internal address, the public one, and where it goes. Inside
 /// Railway the internal one is reachable, elsewhere only the public one.
-const SYSTEM: [(&str, &str, fn(&mut System) -> &mut Hidden); 4] = [
+const SYSTEM: [(&str, &str, Place); 4] = [
     ("POSTGRES_URL", "POSTGRES_PUBLIC_URL", |system| {
         &mut system.postgres
     }),

@@ -25,7 +25,7 @@ pub use self::{
         Limits, Listen, Log, LogFormat, Mode, Runtime, Secrets, Shutdown, System, Tls, TypeLimits,
     },
 };
-use crate::{admin, mongodb, pool, redis, registry};
+use crate::{admin, mongodb, pool, postgres, redis, registry};
 
 /// The file that is read when none is named, if it is there.
 pub const DEFAULT_FILE: &str = "polypool.toml";
@@ -48,6 +48,8 @@ pub struct Config {
     pub log: Log,
     /// What all pools share.
     pub pool: pool::Settings,
+    /// The `PostgreSQL` side.
+    pub postgres: postgres::Settings,
     /// The Redis side.
     pub redis: redis::Settings,
     /// The `MongoDB` side.
