@@ -6,17 +6,20 @@
 
 use std::{
     io,
+    mem::MaybeUninit,
     pin::{Pin, pin},
     sync::Arc,
-    task::{Context, Poll, Waker},
+    task::{Context, Poll, Waker, ready},
 };
 
 use bytes::{Buf, BufMut, BytesMut};
 use parking_lot::Mutex;
-use tokio::io::{AsyncReadExt, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 
 use crate::net::Stream;
 
+/// Room for each read from a client.
+const SCRATCH_BYTES: usize = 16 * 1024;
 /// An output buffer larger than this is given back once it is empty.
 const KEPT_BYTES_MAX: usize = 4096;
 
@@ -62,6 +65,14 @@ pub(super) enum Ending {
     Cut,
     /// Its socket failed.
     Gone,
+}
+
+/// Where to read to.
+pub(super) struct Intake<'a> {
+    /// The session's buffer.
+    pub(super) input: &'a mut BytesMut,
+    /// Bytes that are known to be missing; 0 if nothing is known.
+    pub(super) bytes: usize,
 }
 
 /// What a session's turn at its socket came to.
@@ -203,7 +214,7 @@ impl Outbox {
         &self,
         context: &mut Context<'_>,
         wake_at: Option<usize>,
-        input: Option<&mut BytesMut>,
+        intake: Option<Intake<'_>>,
     ) -> Turn {
         let mut line = self.line.lock();
         line.wake_at = wake_at;
@@ -217,8 +228,8 @@ impl Outbox {
         if let Poll::Ready(Err(_)) = line.poll_flush(context) {
             line.end(Ending::Gone);
         }
-        let read = match input {
-            Some(input) => pin!(line.stream.read_buf(input)).poll(context),
+        let read = match intake {
+            Some(intake) => intake.poll(&mut line.stream, context),
             None => Poll::Pending,
         };
         Turn {
@@ -235,6 +246,24 @@ impl Outbox {
     /// Bytes written since this was last asked.
     pub(super) fn take_written(&self) -> u64 {
         std::mem::take(&mut self.line.lock().written)
+    }
+}
+
+impl Intake<'_> {
+    /// A client that waits has no buffer: what comes is read on the stack first, unless it is long.
+    fn poll(self, stream: &mut Stream, context: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        if self.bytes > SCRATCH_BYTES {
+            self.input.reserve(self.bytes);
+            return pin!(stream.read_buf(self.input)).poll(context);
+        }
+        let mut scratch = [MaybeUninit::uninit(); SCRATCH_BYTES];
+        let mut buffer = ReadBuf::uninit(&mut scratch);
+        ready!(Pin::new(stream).poll_read(context, &mut buffer))?;
+        if self.input.is_empty() && self.input.capacity() < buffer.filled().len() {
+            *self.input = BytesMut::with_capacity(buffer.filled().len());
+        }
+        self.input.extend_from_slice(buffer.filled());
+        Poll::Ready(Ok(buffer.filled().len()))
     }
 }
 

@@ -25,6 +25,7 @@ use crate::{
     protocol::Protocol,
     session::Admission,
     shutdown::Shutdown,
+    telemetry::{SessionEnd, SessionMeters},
     tenant::{Tenant, TenantId},
 };
 
@@ -89,10 +90,17 @@ impl Service {
     /// Serves one client until it leaves. Where TLS is configured, one port takes both: no RESP
     /// request begins with the first byte of a TLS handshake.
     pub async fn serve(self: Arc<Self>, stream: Stream) {
-        match self.secure(stream).await {
-            Ok(stream) => Session::new(self, stream).run().await,
-            Err(error) => tracing::debug!(%error, "no TLS with this client"),
-        }
+        self.meters().opened();
+        let peer = stream.peer();
+        let end = match self.secure(stream).await {
+            Ok(stream) => Session::new(Arc::clone(&self), stream).run().await,
+            Err(error) => {
+                tracing::debug!(%peer, %error, "no TLS with this client");
+                SessionEnd::Malformed
+            }
+        };
+        tracing::debug!(%peer, end = end.label(), "redis session ended");
+        self.meters().ended(end);
     }
 
     /// Tells a client that it cannot be served, and closes.
@@ -133,6 +141,10 @@ impl Service {
 
     pub(super) fn shutdown(&self) -> &Shutdown {
         &self.shutdown
+    }
+
+    pub(super) fn meters(&self) -> &SessionMeters {
+        self.admission.meters(Protocol::Redis)
     }
 
     pub(super) fn commands(&self) -> &Commands {

@@ -14,6 +14,7 @@ use crate::{
         trunk::{Commands, Fate, Rejected},
         wire::{self, Decoder, Step},
     },
+    telemetry::SessionEnd,
     tenant::Role,
 };
 
@@ -76,6 +77,7 @@ impl Session {
                 }
                 Ok(Step::Command { bytes }) => {
                     let request = Request::read(&self.decoder, &self.input, bytes);
+                    self.traffic.commands += 1;
                     self.dispatch(&request)
                 }
             };
@@ -136,7 +138,10 @@ impl Session {
         let bytes = input.get(..run.bytes).unwrap_or_default();
         let outcome = self.submit(bytes, run.replies, Fate::Forward);
         match &outcome {
-            Ok(()) => input.advance(run.bytes),
+            Ok(()) => {
+                input.advance(run.bytes);
+                self.traffic.commands += u64::try_from(run.replies).unwrap_or(u64::MAX);
+            }
             // Not taken: they are the next to be read again, once there is a trunk.
             Err(_) => self.decoder = Decoder::default(),
         }
@@ -153,7 +158,7 @@ impl Session {
             fate,
         };
         if self.trunk.is_none() {
-            let member = self.member.as_ref().ok_or(Next::End)?;
+            let member = self.member.as_ref().ok_or(Next::End(SessionEnd::Goodbye))?;
             self.trunk = member.station.trunks().find(self.version, self.database);
         }
         let trunk = self.trunk.as_ref().ok_or(Next::Trunk)?;
@@ -172,7 +177,7 @@ impl Session {
     fn end_malformed(&mut self, fault: &impl std::error::Error) -> Result<usize, Next> {
         self.answer(|out, _| refusal::malformed(out, fault))?;
         self.input.clear();
-        Err(Next::End)
+        Err(Next::End(SessionEnd::Malformed))
     }
 
     /// Serves one command that is not ordinary; the bytes that it took from the buffer.
@@ -248,7 +253,7 @@ impl Session {
         if policy::is_poison(request.name()) {
             self.answer(|out, _| unknown(out))?;
             self.input.clear();
-            return Err(Next::End);
+            return Err(Next::End(SessionEnd::Malformed));
         }
         if !policy::may_send_unknown(role) || request.name().is_empty() || self.held.is_some() {
             return self.decline(request, unknown);
@@ -268,7 +273,9 @@ impl Session {
                 }
                 self.decline(request, |out| refusal::wrong_arity(out, &command.name))
             }
-            Lookup::Unknown if policy::is_poison(request.name()) => Err(Next::End),
+            Lookup::Unknown if policy::is_poison(request.name()) => {
+                Err(Next::End(SessionEnd::Malformed))
+            }
             _ => self.decline(request, |out| refusal::plain(out, Plain::NoAuth)),
         }
     }

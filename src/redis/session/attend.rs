@@ -5,13 +5,12 @@ use std::{
     task::{Context, Poll},
 };
 
-use bytes::BytesMut;
-
 use super::{Control, HIGH_WATER, Over, Session};
-use crate::redis::outbox::Standing;
+use crate::{
+    redis::outbox::{Ending, Intake, Standing},
+    telemetry::SessionEnd,
+};
 
-/// Room for each read from a client.
-const READ_BYTES: usize = 16 * 1024;
 /// How much is read ahead of a client that waits for something.
 const READ_AHEAD_BYTES: usize = 64 * 1024;
 /// The most by which a buffer grows at once: what a client announces is not yet there.
@@ -20,14 +19,11 @@ const GROWTH_BYTES_MAX: usize = 1024 * 1024;
 impl Session {
     /// Waits for bytes from the client, or its end.
     pub(super) async fn receive(&mut self) -> Result<(), Over> {
-        if self.input.is_empty() {
-            // An idle client keeps no buffer.
-            self.input = BytesMut::new();
-        }
         let bytes_max = self.service.settings().request_bytes_max;
         if self.input.len() >= bytes_max {
-            return Err(Over);
+            return Err(Over(SessionEnd::Limit));
         }
+        self.count_traffic();
         let before = (self.input.len(), self.is_draining);
         std::future::poll_fn(|context| {
             let standing = self.poll_client(context, None, bytes_max)?;
@@ -105,7 +101,7 @@ impl Session {
     pub(super) fn poll_attended(&mut self, context: &mut Context<'_>) -> Result<Standing, Over> {
         let standing = self.poll_client(context, None, READ_AHEAD_BYTES)?;
         if self.has_ended {
-            Err(Over)
+            Err(Over(SessionEnd::Vanished))
         } else {
             Ok(standing)
         }
@@ -119,24 +115,28 @@ impl Session {
         ahead_max: usize,
     ) -> Result<Standing, Over> {
         let may_read = !self.has_ended && self.input.len() < ahead_max;
-        if may_read && self.input.capacity() - self.input.len() < READ_BYTES / 4 {
-            let missing = self.decoder.wanted().saturating_sub(self.input.len());
-            self.input
-                .reserve(missing.clamp(READ_BYTES, GROWTH_BYTES_MAX));
-        }
-        let input = may_read.then_some(&mut self.input);
-        let turn = self.outbox.poll_session(context, wake_at, input);
+        let missing = self.decoder.wanted().saturating_sub(self.input.len());
+        let intake = may_read.then_some(Intake {
+            input: &mut self.input,
+            bytes: missing.min(GROWTH_BYTES_MAX),
+        });
+        let turn = self.outbox.poll_session(context, wake_at, intake);
         match turn.read {
             Poll::Ready(Ok(0)) => self.has_ended = true,
-            Poll::Ready(Ok(_)) => self.is_fresh = true,
-            Poll::Ready(Err(_)) => return Err(Over),
+            Poll::Ready(Ok(bytes)) => {
+                self.is_fresh = true;
+                self.traffic.read += u64::try_from(bytes).unwrap_or(u64::MAX);
+            }
+            Poll::Ready(Err(_)) => return Err(Over(SessionEnd::Vanished)),
             Poll::Pending if self.is_fresh => self.is_fresh = false,
             Poll::Pending => self.poll_control(context)?,
         }
-        if turn.standing.ending.is_some() {
-            return Err(Over);
+        match turn.standing.ending {
+            None => Ok(turn.standing),
+            Some(Ending::Slow) => Err(Over(SessionEnd::Limit)),
+            Some(Ending::Cut) => Err(Over(SessionEnd::UpstreamLost)),
+            Some(Ending::Gone) => Err(Over(SessionEnd::Vanished)),
         }
-        Ok(turn.standing)
     }
 
     fn poll_control(&mut self, context: &mut Context<'_>) -> Result<(), Over> {
@@ -144,7 +144,8 @@ impl Session {
             return Ok(());
         };
         match control {
-            Control::Killed | Control::LoginLate => Err(Over),
+            Control::Killed => Err(Over(SessionEnd::Killed)),
+            Control::LoginLate => Err(Over(SessionEnd::LoginFailed)),
             Control::Drain => {
                 self.is_draining = true;
                 self.control = match &self.member {

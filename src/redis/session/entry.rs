@@ -11,6 +11,7 @@ use crate::{
         wire::{self, Version},
     },
     session::Admitted,
+    telemetry::SessionEnd,
 };
 
 impl Session {
@@ -35,7 +36,7 @@ impl Session {
                 Ok(admitted) => self.sit_down(admitted),
                 Err(refusal) => {
                     let answered = self.answer(|out, _| refusal::refuse(out, &refusal));
-                    return answered.map_err(|_| Over);
+                    return answered.map_err(|_| Over(SessionEnd::UpstreamLost));
                 }
             }
         }
@@ -62,7 +63,7 @@ impl Session {
                 return self.greet(hello.version).await;
             }
         };
-        answered.map_err(|_| Over)
+        answered.map_err(|_| Over(SessionEnd::UpstreamLost))
     }
 
     /// The reply to a `HELLO`, in the version that it asked for.
@@ -96,7 +97,7 @@ impl Session {
             wire::bulk(out, b"modules");
             wire::array(out, 0);
         });
-        answered.map_err(|_| Over)
+        answered.map_err(|_| Over(SessionEnd::UpstreamLost))
     }
 
     /// Takes the place that a login has given.
@@ -114,6 +115,9 @@ impl Session {
         // Polled before the next wait, or its first waker would never be left.
         self.is_fresh = false;
         let (seat, user, role) = (admitted.seat, admitted.user, admitted.role);
+        if !self.name.is_empty() {
+            seat.set_label(&self.name);
+        }
         self.member = Some(Member {
             station,
             seat,

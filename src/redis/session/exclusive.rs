@@ -14,6 +14,7 @@ use crate::{
         refusal,
         wire::{self, NULL_ARRAY},
     },
+    telemetry::SessionEnd,
 };
 
 /// A wait that is shorter than this is not taken off a command's own timeout.
@@ -126,7 +127,10 @@ impl Session {
     /// Carries out a job; nothing is owed to the client, and its command has left the buffer.
     pub(super) async fn run_exclusive(&mut self, job: Job) -> Result<(), Over> {
         match job {
-            Job::Block(command, patience) => self.block(command, patience).await?,
+            Job::Block(command, patience) => {
+                self.pinned("blocking");
+                self.block(command, patience).await?;
+            }
             Job::Alone(command) => {
                 if let Some(mut exchange) = self.lease().await?
                     && self.relay(&mut exchange, command).await?
@@ -135,6 +139,7 @@ impl Session {
                 }
             }
             Job::Hold { command, is_multi } => {
+                self.pinned(if is_multi { "multi" } else { "watch" });
                 if let Some(mut exchange) = self.lease().await?
                     && self.relay(&mut exchange, command).await?
                 {
@@ -145,6 +150,10 @@ impl Session {
         }
         self.heard();
         Ok(())
+    }
+
+    fn pinned(&self, reason: &'static str) {
+        self.service.meters().pinned(reason);
     }
 
     async fn block(&mut self, command: Bytes, patience: Option<Patience>) -> Result<(), Over> {
@@ -191,7 +200,7 @@ impl Session {
         }
         if !self.relay(&mut held.exchange, command).await? {
             // What was watched and queued is gone with it: the client has to begin anew.
-            return Err(Over);
+            return Err(Over(SessionEnd::UpstreamLost));
         }
         let accepted = held.exchange.kind() != b'-';
         match then {
@@ -221,7 +230,7 @@ impl Session {
     /// An upstream of the client's own; `None`: the client has been told why not.
     async fn lease(&mut self) -> Result<Option<Exchange>, Over> {
         let Some(member) = &self.member else {
-            return Err(Over);
+            return Err(Over(SessionEnd::UpstreamLost));
         };
         let station = std::sync::Arc::clone(&member.station);
         let (version, database) = (self.version, self.database);
@@ -282,7 +291,7 @@ impl Session {
     fn lost(&mut self, exchange: &Exchange) -> Result<(), Over> {
         if exchange.is_cut() {
             // A part of a reply cannot be taken back.
-            return Err(Over);
+            return Err(Over(SessionEnd::UpstreamLost));
         }
         let refusal = Refusal::UpstreamLost {
             effect: Effect::Unknown,

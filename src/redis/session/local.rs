@@ -3,12 +3,15 @@
 use bytes::Buf;
 
 use super::{Next, Replies, Session, advance::Request, entry::stranger};
-use crate::redis::{
-    commands::Command,
-    login::{Credentials, Hello},
-    refusal::{self, Plain},
-    trunk::Fate,
-    wire::{self, Version},
+use crate::{
+    redis::{
+        commands::Command,
+        login::{Credentials, Hello},
+        refusal::{self, Plain},
+        trunk::Fate,
+        wire::{self, Version},
+    },
+    telemetry::SessionEnd,
 };
 
 impl Session {
@@ -36,7 +39,7 @@ impl Session {
             "quit" => {
                 self.answer(|out, _| wire::simple(out, "OK"))?;
                 self.input.clear();
-                return Err(Next::End);
+                return Err(Next::End(SessionEnd::Goodbye));
             }
             "reset" => return self.reset(request),
             "readonly" | "readwrite" => {

@@ -20,6 +20,7 @@ mod transaction;
 use std::{future::Future, net::SocketAddr, pin::Pin, sync::Arc};
 
 use bytes::{Buf, Bytes, BytesMut};
+use tokio::time::timeout;
 
 use super::{
     exchange::Exchange,
@@ -33,8 +34,18 @@ use super::{
     trunk::Trunk,
     wire::{Decoder, Limits, Step, Version},
 };
-use crate::{fault::Refusal, net::Stream, session::Seat, tenant::Role};
+use crate::{
+    fault::{Refusal, Side},
+    net::Stream,
+    session::Seat,
+    telemetry::SessionEnd,
+    tenant::Role,
+};
 
+/// Commands of a client up to which each is counted at once.
+const TRAFFIC_EXACT: u64 = 64;
+/// Commands of a busy client that are counted together: the counters are everybody's.
+const TRAFFIC_STEP: u64 = 32;
 /// Output at which a client's further commands wait.
 const HIGH_WATER: usize = 256 * 1024;
 
@@ -58,6 +69,7 @@ pub(super) struct Session {
     subscriber: Option<Subscriber>,
     /// An upstream of its own, in a transaction or while watching.
     held: Option<Held>,
+    traffic: Traffic,
     control: Pin<Box<dyn Future<Output = Control> + Send>>,
     is_draining: bool,
     /// Bytes came in this turn, so that `control` need not be looked at before the next.
@@ -70,6 +82,16 @@ struct Member {
     seat: Seat,
     user: String,
     role: Role,
+}
+
+/// What has come and gone and is not counted yet.
+#[derive(Default)]
+struct Traffic {
+    commands: u64,
+    read: u64,
+    /// Commands counted so far.
+    total: u64,
+    is_last: bool,
 }
 
 /// What a client wants to hear.
@@ -120,11 +142,11 @@ enum Next {
     /// Subscriptions to be confirmed.
     Subscribe(Kind, Vec<Bytes>),
     /// Nothing: the client is to be closed once it has what is owed.
-    End,
+    End(SessionEnd),
 }
 
 /// The client is gone, or must go; nothing more can be sent.
-struct Over;
+struct Over(SessionEnd);
 
 impl Session {
     pub(super) fn new(service: Arc<Service>, stream: Stream) -> Self {
@@ -147,6 +169,7 @@ impl Session {
             trunk: None,
             subscriber: None,
             held: None,
+            traffic: Traffic::default(),
             control,
             is_draining: false,
             is_fresh: false,
@@ -154,26 +177,38 @@ impl Session {
     }
 
     /// Serves the client until it leaves or must go.
-    pub(super) async fn run(mut self) {
-        while let Ok(true) = self.step().await {}
-        self.count_traffic(0);
+    pub(super) async fn run(mut self) -> SessionEnd {
+        let end = loop {
+            match self.step().await {
+                Ok(None) => {}
+                Ok(Some(end)) | Err(Over(end)) => break end,
+            }
+        };
+        self.traffic.is_last = true;
+        self.count_traffic();
         // The last words are on their way already; a client that does not take them is not waited for.
         let close = std::future::poll_fn(|context| self.outbox.poll_close(context));
-        if tokio::time::timeout(Settings::goodbye_max(), close)
-            .await
-            .is_err()
-        {
+        if timeout(Settings::goodbye_max(), close).await.is_err() {
             tracing::trace!(peer = %self.peer, "client did not take its goodbye");
         }
+        end
     }
 
-    /// Goes on as far as possible, then waits for what is missing. False: the end, in good order.
-    async fn step(&mut self) -> Result<bool, Over> {
+    /// Goes on as far as possible, then waits for what is missing; the end, in good order.
+    async fn step(&mut self) -> Result<Option<SessionEnd>, Over> {
         match self.advance() {
             Next::Input => {
-                if self.has_ended || (self.is_draining && self.held.is_none()) {
+                if let Some(end) = self.is_over() {
                     self.settled(0).await?;
-                    return Ok(false);
+                    return Ok(Some(end));
+                }
+                if self.held.is_some() {
+                    // A lease is not for keeping.
+                    let idle_max = self.service.settings().transaction_idle_max;
+                    let received = timeout(idle_max, self.receive()).await;
+                    return received
+                        .unwrap_or(Err(Over(SessionEnd::Limit)))
+                        .map(|()| None);
                 }
                 self.receive().await?;
             }
@@ -183,12 +218,20 @@ impl Session {
             Next::Login(hello, credentials) => self.log_in(hello, credentials).await?,
             Next::Subscribe(kind, names) => self.subscribe(kind, names).await?,
             Next::Exclusive(job) => self.run_exclusive(job).await?,
-            Next::End => {
+            Next::End(end) => {
                 self.settled(0).await?;
-                return Ok(false);
+                return Ok(Some(end));
             }
         }
-        Ok(true)
+        Ok(None)
+    }
+
+    /// Why a client that has nothing more to be served has to be closed.
+    fn is_over(&self) -> Option<SessionEnd> {
+        if self.has_ended {
+            return Some(SessionEnd::Goodbye);
+        }
+        (self.is_draining && self.held.is_none()).then_some(SessionEnd::Draining)
     }
 
     async fn open_trunk(&mut self) -> Result<(), Over> {
@@ -252,9 +295,24 @@ impl Session {
         self.replies != Replies::On
     }
 
-    fn count_traffic(&self, read: u64) {
+    /// Counts what has come and gone; of a busy client only now and then.
+    fn count_traffic(&mut self) {
+        let traffic = &mut self.traffic;
+        let is_quiet = traffic.total < TRAFFIC_EXACT || traffic.is_last;
+        if traffic.commands == 0 && !traffic.is_last
+            || (!is_quiet && traffic.commands < TRAFFIC_STEP)
+        {
+            return;
+        }
+        let (commands, read) = (std::mem::take(&mut traffic.commands), traffic.read);
+        traffic.total += commands;
+        traffic.read = 0;
+        let written = self.outbox.take_written();
+        let meters = self.service.meters();
+        meters.exchanges(commands);
+        meters.bytes(Side::Client, read, written);
         if let Some(member) = &self.member {
-            member.seat.count(0, read, self.outbox.take_written());
+            member.seat.count(commands, read, written);
         }
     }
 }

@@ -5,11 +5,14 @@ use std::sync::Arc;
 use bytes::{Buf, Bytes};
 
 use super::{Next, Over, Session, advance::Request};
-use crate::redis::{
-    commands::Command,
-    refusal,
-    subscriptions::{Kind, Subscriber},
-    wire::Version,
+use crate::{
+    redis::{
+        commands::Command,
+        refusal,
+        subscriptions::{Kind, Subscriber},
+        wire::Version,
+    },
+    telemetry::SessionEnd,
 };
 
 impl Session {
@@ -46,7 +49,7 @@ impl Session {
         if let Err(refusal) = outcome {
             return self
                 .answer(|out, _| refusal::refuse(out, &refusal))
-                .map_err(|_| Over);
+                .map_err(|_| Over(SessionEnd::UpstreamLost));
         }
         Ok(())
     }
