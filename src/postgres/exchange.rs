@@ -84,8 +84,14 @@ pub(super) struct Exchange {
     open_unit: bool,
     /// The upstream waits for copy data.
     copy_in: bool,
+    /// The unit that messages belong to now.
     unit: u64,
+    /// The first unit that is not answered to its end.
+    unanswered: u64,
 }
+
+/// What is known from before belongs to this unit: one that is over.
+pub(super) const SETTLED: u64 = 0;
 
 impl Default for Exchange {
     fn default() -> Self {
@@ -94,7 +100,8 @@ impl Default for Exchange {
             status: IDLE,
             open_unit: false,
             copy_in: false,
-            unit: 0,
+            unit: 1,
+            unanswered: 1,
         }
     }
 }
@@ -131,6 +138,37 @@ impl Exchange {
     /// Tells the units apart: what fails together has one number.
     pub(super) fn unit(&self) -> u64 {
         self.unit
+    }
+
+    /// Whether what was noted in a unit is sure: it was carried out, or fails with this very unit.
+    pub(super) fn is_settled(&self, unit: u64) -> bool {
+        unit == self.unit || unit < self.unanswered
+    }
+
+    /// Whether nothing that earlier units note can be taken back any more.
+    pub(super) fn is_first_unit(&self) -> bool {
+        self.unit == self.unanswered
+    }
+
+    /// Whether a name that an earlier unit closed may come back.
+    pub(super) fn has_open_closes(&self) -> bool {
+        !self.is_first_unit()
+            && self
+                .queue
+                .iter()
+                .any(|expect| matches!(expect.undo, Undo::Close { .. }))
+    }
+
+    /// Begins anew with another upstream; the numbers of units go on.
+    pub(super) fn renew(&mut self) {
+        let (unit, mut queue) = (self.unit + 1, std::mem::take(&mut self.queue));
+        queue.clear();
+        *self = Self {
+            queue,
+            unit,
+            unanswered: unit,
+            ..Self::default()
+        };
     }
 
     /// How many answers are outstanding.
@@ -216,6 +254,7 @@ impl Exchange {
             {
                 self.queue.remove(1);
                 self.open_unit = true;
+                self.unanswered += 1;
             }
         }
     }
@@ -242,6 +281,7 @@ impl Exchange {
         self.copy_in = false;
         while let Some(expect) = self.queue.pop_front() {
             if matches!(expect.reply, Reply::Sync | Reply::Query) {
+                self.unanswered += 1;
                 return Some(expect);
             }
         }
@@ -312,6 +352,22 @@ mod tests {
         exchange.expect(Reply::Sync, Act::Forward, Undo::Nothing);
         exchange.ready(IDLE);
         assert!(exchange.is_quiet());
+    }
+
+    #[test]
+    fn what_a_unit_notes_is_sure_when_it_is_answered() {
+        let mut exchange = exchange(&[Reply::Parse]);
+        let noted = exchange.unit();
+        assert!(
+            exchange.is_settled(noted),
+            "it fails together with what relies on it"
+        );
+        exchange.expect(Reply::Sync, Act::Forward, Undo::Nothing);
+        assert!(!exchange.is_settled(noted));
+        exchange.ready(IDLE);
+        assert!(exchange.is_settled(noted) && exchange.is_settled(SETTLED));
+        exchange.renew();
+        assert!(exchange.is_settled(noted));
     }
 
     #[test]

@@ -152,13 +152,21 @@ impl Entries {
 /// What one client has prepared.
 #[derive(Debug, Default)]
 pub(super) struct ClientStatements {
-    named: HashMap<Box<[u8]>, Arc<Statement>>,
+    named: HashMap<Box<[u8]>, Named>,
     bytes: usize,
     /// The unnamed statement's Parse, for upstreams that do not have it.
     unnamed: Option<Unnamed>,
     /// A buffer that the next unnamed statement reuses.
     spare: Vec<u8>,
     serial: u64,
+}
+
+/// What a client's name means.
+#[derive(Debug)]
+struct Named {
+    statement: Arc<Statement>,
+    /// The unit of the exchange in which it was given.
+    unit: u64,
 }
 
 /// The unnamed statement of a client.
@@ -172,7 +180,12 @@ pub(super) struct Unnamed {
 
 impl ClientStatements {
     pub(super) fn find(&self, name: &[u8]) -> Option<&Arc<Statement>> {
-        self.named.get(name)
+        self.named.get(name).map(|named| &named.statement)
+    }
+
+    /// The unit in which a name was given.
+    pub(super) fn unit_of(&self, name: &[u8]) -> Option<u64> {
+        self.named.get(name).map(|named| named.unit)
     }
 
     /// How many there are, and the bytes of their texts.
@@ -180,17 +193,17 @@ impl ClientStatements {
         (self.named.len(), self.bytes)
     }
 
-    pub(super) fn insert(&mut self, name: &[u8], statement: Arc<Statement>) {
+    pub(super) fn insert(&mut self, name: &[u8], statement: Arc<Statement>, unit: u64) {
         self.bytes += statement.rest.len();
-        if let Some(old) = self.named.insert(name.into(), statement) {
-            self.bytes -= old.rest.len();
+        if let Some(old) = self.named.insert(name.into(), Named { statement, unit }) {
+            self.bytes -= old.statement.rest.len();
         }
     }
 
     pub(super) fn remove(&mut self, name: &[u8]) -> Option<Arc<Statement>> {
         let old = self.named.remove(name)?;
-        self.bytes -= old.rest.len();
-        Some(old)
+        self.bytes -= old.statement.rest.len();
+        Some(old.statement)
     }
 
     /// All names are gone (`DEALLOCATE ALL`, `DISCARD ALL`).
@@ -354,7 +367,7 @@ mod tests {
     fn a_client_counts_what_it_holds() {
         let catalogue = Catalogue::default();
         let mut client = ClientStatements::default();
-        client.insert(b"a", catalogue.find(0, b"select 1", b"select 1\0\0\0"));
+        client.insert(b"a", catalogue.find(0, b"select 1", b"select 1\0\0\0"), 0);
         assert_eq!(client.size(), (1, 11));
         client.remove(b"a");
         assert_eq!(client.size(), (0, 0));

@@ -7,7 +7,7 @@ use crate::{
     fault::{Effect, Refusal},
     pool::{CloseReason, Lease, Residue},
     postgres::{
-        exchange::{Act, Exchange, IDLE, Reply, Undo},
+        exchange::{Act, IDLE, Reply, Undo},
         flow::BUFFER_BYTES,
         refusal, settings,
         upstream::Dialer,
@@ -26,7 +26,7 @@ impl Session {
             },
         };
         self.desk.attach(&lease.upstream.cancel);
-        self.exchange = Exchange::default();
+        self.exchange.renew();
         self.lease = Some(lease);
         Ok(())
     }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use super::{Session, statements::COMPLETIONS};
 use crate::postgres::{
-    exchange::IDLE,
+    exchange::{IDLE, SETTLED},
     prepared::Statement,
     wire::{self, Frame},
 };
@@ -35,7 +35,7 @@ impl Session {
         for change in unit.changes {
             match change {
                 Change::Prepare(name, statement) => {
-                    self.statements.insert(&name, statement);
+                    self.statements.insert(&name, statement, SETTLED);
                     out.extend_from_slice(parsed);
                 }
                 Change::Close(name) => {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::{Run, Session, State, Stop};
 use crate::{
     postgres::{
-        exchange::{Act, Exchange, Expect, IDLE, Undo},
+        exchange::{Act, Exchange, Expect, IDLE, SETTLED, Undo},
         prepared::ClientStatements,
         refusal,
         settings::Parameters,
@@ -300,7 +300,7 @@ fn undo(expect: Expect, statements: &mut ClientStatements, upstream: &mut Upstre
             }
         }
         Undo::Load(id) | Undo::Evict(id) => upstream.statements.doubt(id),
-        Undo::Close { name, statement } => statements.insert(&name, statement),
+        Undo::Close { name, statement } => statements.insert(&name, statement, SETTLED),
         Undo::Unnamed => {
             statements.forget_unnamed();
             upstream.unnamed = None;

@@ -30,6 +30,8 @@ pub(super) enum Step {
     Done,
     /// More of it must come first.
     Incomplete,
+    /// What earlier units did must be known first.
+    Wait,
     /// The client says goodbye.
     Goodbye,
 }
@@ -84,6 +86,7 @@ impl Session {
             match self.request(frame)? {
                 Step::Done => {}
                 Step::Incomplete => return Ok(Need::Input),
+                Step::Wait => return Ok(Need::Replies),
                 Step::Goodbye => return Err(Stop::Goodbye),
             }
         }

@@ -23,6 +23,15 @@ pub(super) const COMPLETIONS: [&[u8]; 2] = [PARSE_COMPLETE, CLOSE_COMPLETE];
 const PARSE_COMPLETE: &[u8] = b"1\0\0\0\x04";
 const CLOSE_COMPLETE: &[u8] = b"3\0\0\0\x04";
 
+/// What it means that a client's name is not known.
+#[derive(Clone, Copy)]
+enum Absence {
+    /// It is about to be given.
+    Usual,
+    /// It is used all the same.
+    Strange,
+}
+
 impl Session {
     pub(super) fn parse(&mut self, frame: Frame) -> Result<Step, Stop> {
         let Some(body) = frame.body(self.client.inbound.unseen()) else {
@@ -43,6 +52,9 @@ impl Session {
             return Ok(self.pass(frame));
         }
         let name: Box<[u8]> = parse.name.into();
+        if !self.is_sure(&name, Absence::Usual) {
+            return Ok(Step::Wait);
+        }
         if self.statements.find(&name).is_some() {
             return Ok(self.refuse_message(frame, refusal::duplicate_statement(&name)));
         }
@@ -55,7 +67,8 @@ impl Session {
         if let Err(refused) = self.permit(&statement.facts) {
             return Ok(self.refuse_message(frame, refusal::error_bytes(&refused)));
         }
-        self.statements.insert(&name, Arc::clone(&statement));
+        let unit = self.exchange.unit();
+        self.statements.insert(&name, Arc::clone(&statement), unit);
         if let Some(lease) = &mut self.lease {
             self.client
                 .inbound
@@ -84,6 +97,15 @@ impl Session {
         let settings = &self.service.settings;
         let (count, bytes) = self.statements.size();
         count < settings.statements_max && bytes + more_bytes <= settings.statements_bytes_max
+    }
+
+    /// Whether what a name means cannot change any more by an earlier unit's failure.
+    fn is_sure(&self, name: &[u8], absence: Absence) -> bool {
+        match (self.statements.unit_of(name), absence) {
+            (Some(unit), _) => self.exchange.is_settled(unit),
+            (None, Absence::Usual) => !self.exchange.has_open_closes(),
+            (None, Absence::Strange) => self.exchange.is_first_unit(),
+        }
     }
 
     /// Makes sure that the upstream has a statement; the answers are swallowed.
@@ -150,6 +172,9 @@ impl Session {
             self.load_unnamed();
             return Ok(self.forward(frame, Reply::Bind));
         }
+        if !self.is_sure(bind.statement, Absence::Strange) {
+            return Ok(Step::Wait);
+        }
         let head = wire::HEADER_BYTES + bind.names_bytes();
         let tail = frame
             .bytes
@@ -215,6 +240,9 @@ impl Session {
             return Ok(self.forward(frame, reply));
         }
         let name: Box<[u8]> = name.into();
+        if !self.is_sure(&name, Absence::Strange) {
+            return Ok(Step::Wait);
+        }
         if reply == Reply::Describe {
             return Ok(self.describe(frame, &name));
         }
