@@ -255,7 +255,10 @@ fn parse_endpoint(text: &str, default_port: u16) -> Result<Endpoint, TargetError
                 .filter(|port| *port != 0)
                 .ok_or_else(|| TargetError::BadPart {
                     part: "port",
-                    why: format!("'{port}' is not 1 to 65535"),
+                    // Where a '@' or an escape is missing, this is a piece of the password.
+                    why: "it is not a number from 1 to 65535; \
+                      escape '/', '?', '#' and '@' in user and password, as %2F, %3F, %23 and %40"
+                        .to_owned(),
                 })?
         }
     };
@@ -368,6 +371,18 @@ mod tests {
             Target::parse("nonsense").unwrap_err(),
             TargetError::NotUrl(_)
         ));
+    }
+
+    #[test]
+    fn faults_do_not_repeat_a_password_in_the_wrong_place() {
+        for url in [
+            "redis://me:canary",
+            "redis://:canary/x@h",
+            "redis://:canary#x@h:1",
+        ] {
+            let error = Target::parse(url).unwrap_err();
+            assert!(!format!("{error} {error:?}").contains("canary"), "{error}");
+        }
     }
 
     #[test]
