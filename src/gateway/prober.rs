@@ -6,7 +6,7 @@ use crate::{
     admin::{ProbeFuture, Prober},
     mongodb,
     net::{self, Address, DialFault, DialStep, tls::ClientTls},
-    redis,
+    postgres, redis,
     tenant::{DatabaseType, Target},
 };
 
@@ -26,7 +26,9 @@ impl Probes {
 
     async fn run(&self, target: &Target) -> Result<String, DialFault> {
         match target.kind {
-            DatabaseType::Postgres => Err(DialFault::new(DialStep::Ping, "not yet", "")),
+            DatabaseType::Postgres => {
+                postgres::probe(target, &self.client_tls, self.wait_max).await
+            }
             DatabaseType::Redis => redis::probe(target, &self.client_tls, self.wait_max).await,
             DatabaseType::Mongodb => mongodb::probe(target, &self.client_tls, self.wait_max).await,
             DatabaseType::BunApi => self.knock(target).await,

@@ -12,6 +12,7 @@ use crate::{
         tls::{ClientTls, ServerTls},
     },
     pool::{Budget, PoolStats},
+    postgres,
     protocol::Protocol,
     redis,
     registry::{Change, Registry},
@@ -23,6 +24,7 @@ use crate::{
 /// The services and what they share.
 pub(super) struct Services {
     board: Arc<Board>,
+    postgres: Arc<postgres::Service>,
     redis: Arc<redis::Service>,
     mongodb: Arc<mongodb::Service>,
 }
@@ -53,6 +55,7 @@ impl Services {
         }
         Ok(Self {
             board,
+            postgres: service!(postgres),
             redis: service!(redis)?,
             mongodb: service!(mongodb),
         })
@@ -80,7 +83,7 @@ impl Services {
             }};
         }
         match protocol {
-            Protocol::Postgres => {}
+            Protocol::Postgres => listen!(postgres, "postgres-session", "postgres-listener"),
             Protocol::Redis => listen!(redis, "redis-session", "redis-listener"),
             Protocol::Mongodb => listen!(mongodb, "mongodb-session", "mongodb-listener"),
         }
@@ -111,11 +114,13 @@ impl Services {
             Change::Revoked(credential) => self.board.end_credential(credential),
             Change::Removed(tenant) => {
                 self.board.end_tenant(tenant);
+                self.postgres.fleet().remove(tenant);
                 self.redis.fleet().remove(tenant);
                 self.mongodb.fleet().remove(tenant);
             }
             Change::Changed(id) => match registry.tenant(id).await {
                 Ok(Some(tenant)) => {
+                    self.postgres.fleet().renew(&tenant);
                     self.redis.fleet().renew(&tenant);
                     self.mongodb.fleet().renew(&tenant);
                 }
@@ -127,7 +132,7 @@ impl Services {
 
     fn pools_of(&self, protocol: Protocol) -> Vec<PoolStats> {
         match protocol {
-            Protocol::Postgres => Vec::new(),
+            Protocol::Postgres => self.postgres.fleet().snapshot(),
             Protocol::Redis => self.redis.fleet().snapshot(),
             Protocol::Mongodb => self.mongodb.fleet().snapshot(),
         }

@@ -23,8 +23,6 @@ use crate::{
 
 /// How long a TCP connection may take; the pool bounds the whole.
 const CONNECT_MAX: Duration = Duration::from_secs(10);
-/// How long a connection test may take.
-const PROBE_MAX: Duration = Duration::from_secs(10);
 /// Parameters of the connection string that are handed to the server.
 const HANDED_ON: [&str; 2] = ["application_name", "options"];
 
@@ -62,7 +60,11 @@ impl pool::Dial for Dialer {
 ///
 /// # Errors
 /// The step that failed, why, and what to do.
-pub async fn probe(target: &Target, client_tls: &ClientTls) -> Result<String, DialFault> {
+pub async fn probe(
+    target: &Target,
+    client_tls: &ClientTls,
+    wait_max: Duration,
+) -> Result<String, DialFault> {
     let test = async {
         let (mut upstream, _) = log_in(target, client_tls, None).await?;
         upstream.run("SELECT 1").await.map_err(|failed| {
@@ -77,7 +79,7 @@ pub async fn probe(target: &Target, client_tls: &ClientTls) -> Result<String, Di
         pool::Upstream::close(upstream).await;
         Ok(version)
     };
-    tokio::time::timeout(PROBE_MAX, test)
+    tokio::time::timeout(wait_max, test)
         .await
         .unwrap_or_else(|_| {
             let hint = "the host is reached, but the server does not answer in time";
