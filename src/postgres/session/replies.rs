@@ -80,7 +80,7 @@ impl Session {
         };
         let fate = fate_of(self.exchange.act());
         let looked_at = match frame.tag {
-            b'Z' | b'S' | b'E' | b'C' => true,
+            b'Z' | b'S' | b'E' | b'C' | b'A' => true,
             b'D' => matches!(self.exchange.act(), Act::Audit),
             _ => false,
         };
@@ -101,6 +101,7 @@ impl Session {
                 self.state.findings.row(body);
                 Ok(Some(fate))
             }
+            b'A' => Ok(Some(self.notification(frame))),
             b'S' => Ok(Some(self.status(frame, fate))),
             b'C' => Ok(Some(self.complete(frame, fate))),
             b'E' => Ok(Some(self.error(frame))),
@@ -139,6 +140,26 @@ impl Session {
         } else {
             fate
         }
+    }
+
+    /// `NotificationResponse`: what the client sent itself comes from the process that it knows.
+    fn notification(&mut self, frame: Frame) -> Fate {
+        let Some(lease) = &mut self.lease else {
+            return Fate::Pass;
+        };
+        let upstream = &mut lease.upstream;
+        let own = upstream.cancel.pid.to_be_bytes();
+        let body = frame.body(upstream.peer.inbound.unseen());
+        let Some(rest) = body.and_then(|body| body.strip_prefix(&own)) else {
+            return Fate::Pass;
+        };
+        let rest = rest.to_vec();
+        upstream.peer.inbound.settle(&mut self.client.out);
+        wire::tagged(&mut self.client.out, b'A', |out| {
+            out.extend_from_slice(&self.desk.key().0.to_be_bytes());
+            out.extend_from_slice(&rest);
+        });
+        Fate::Drop
     }
 
     /// `CommandComplete`: some tags say that prepared statements are gone.
