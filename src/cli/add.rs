@@ -23,9 +23,9 @@ pub(super) struct Options {
     /// Its name within the gateway, a DNS label; made from the name when none is given
     #[arg(long)]
     slug: Option<String>,
-    /// The user to issue a credential for
-    #[arg(long, value_name = "NAME", default_value = "app")]
-    user: String,
+    /// The user to issue a credential for; `app`, or `client` where the database's own user is `app`
+    #[arg(long, value_name = "NAME")]
+    user: Option<String>,
     /// What that user may do
     #[arg(long, value_parser = ["read", "write", "admin"], default_value = "write")]
     role: String,
@@ -54,7 +54,15 @@ pub(super) fn run(api: &Api, options: &Options, output: &Output) -> anyhow::Resu
     });
     if text(&row, "type") != "bun_api" {
         let path = format!("/databases/{}/credentials", segment(text(&row, "id")));
-        let wanted = json!({ "username": options.user, "role": options.role });
+        // A credential goes before the database's own user of the same name, which would then be
+        // locked out.
+        let default = if text(&row, "username") == "app" {
+            "client"
+        } else {
+            "app"
+        };
+        let user = options.user.as_deref().unwrap_or(default);
+        let wanted = json!({ "username": user, "role": options.role });
         let issued = api.post(&path, &wanted).with_context(|| {
             format!(
                 "'{}' is registered, but has no credential yet",

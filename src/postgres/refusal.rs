@@ -108,7 +108,12 @@ pub(super) fn login_hint(code: &str) -> &'static str {
 
 fn say(out: &mut BytesMut, severity: &str, refusal: &Refusal) {
     let (code, hint) = code_of(refusal);
-    wire::error_response(out, severity, code, &refusal.to_string(), hint);
+    let text = match refusal {
+        // The server's own words, which tools look for.
+        Refusal::LoginRejected => "password authentication failed".to_owned(),
+        other => other.to_string(),
+    };
+    wire::error_response(out, severity, code, &text, hint);
 }
 
 fn code_of(refusal: &Refusal) -> (&'static str, Option<&'static str>) {

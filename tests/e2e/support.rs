@@ -8,7 +8,7 @@ use std::{
     process::{Child, Command, Stdio},
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     thread,
     time::Duration,
@@ -201,6 +201,7 @@ impl Drop for Gateway {
 pub(crate) struct Relay {
     pub(crate) address: SocketAddr,
     open: Arc<AtomicBool>,
+    pumping: Arc<AtomicUsize>,
 }
 
 impl Relay {
@@ -209,6 +210,8 @@ impl Relay {
         let address = listener.local_addr().unwrap();
         let open = Arc::new(AtomicBool::new(true));
         let gate = Arc::clone(&open);
+        let pumping = Arc::new(AtomicUsize::new(0));
+        let pumps = Arc::clone(&pumping);
         thread::spawn(move || {
             for client in listener.incoming().flatten() {
                 if !gate.load(Ordering::SeqCst) {
@@ -220,17 +223,28 @@ impl Relay {
                     (client.try_clone().unwrap(), server.try_clone().unwrap()),
                     (server, client),
                 ] {
-                    let gate = Arc::clone(&gate);
-                    thread::spawn(move || pump(from, into, &gate));
+                    let (gate, pumps) = (Arc::clone(&gate), Arc::clone(&pumps));
+                    pumps.fetch_add(1, Ordering::SeqCst);
+                    thread::spawn(move || {
+                        pump(from, into, &gate);
+                        pumps.fetch_sub(1, Ordering::SeqCst);
+                    });
                 }
             }
         });
-        Self { address, open }
+        Self {
+            address,
+            open,
+            pumping,
+        }
     }
 
-    /// Cuts what runs and refuses what comes.
+    /// Cuts what runs and refuses what comes; no byte passes after this returns.
     pub(crate) fn cut(&self) {
         self.open.store(false, Ordering::SeqCst);
+        while self.pumping.load(Ordering::SeqCst) > 0 {
+            thread::park_timeout(Duration::from_millis(1));
+        }
     }
 
     pub(crate) fn mend(&self) {

@@ -144,8 +144,9 @@ impl Trunks {
             database,
         });
         let (patience, open, kept) = (self.patience, Arc::clone(&self.open), Arc::clone(&trunk));
+        let shutdown = self.shutdown.clone();
         self.shutdown.spawn("redis-trunk", async move {
-            drive(lease, &kept, patience).await;
+            drive(lease, &kept, patience, &shutdown).await;
             open.lock().retain(|one| !Arc::ptr_eq(&one.trunk, &kept));
         });
         Ok(trunk)
@@ -153,11 +154,17 @@ impl Trunks {
 }
 
 /// Runs a trunk on its lease, and gives the lease back as the trunk's end allows.
-async fn drive(mut lease: Lease<Dialer>, trunk: &Trunk, patience: Patience) {
+///
+/// While the gateway drains, it ends as soon as nothing is under way.
+async fn drive(mut lease: Lease<Dialer>, trunk: &Trunk, patience: Patience, shutdown: &Shutdown) {
     let inbox = Arc::clone(&trunk.inbox);
     let pool = Arc::clone(lease.pool());
     let (opened, generation) = (Instant::now(), pool.tenant().generation);
-    let is_retired = move || opened.elapsed() > AGE_MAX || pool.tenant().generation != generation;
+    let is_retired = || {
+        opened.elapsed() > AGE_MAX
+            || pool.tenant().generation != generation
+            || shutdown.is_draining()
+    };
     let stream = &mut lease.upstream.stream;
     let fault = Driver::new(stream, inbox, patience, is_retired).run().await;
     lease.upstream.database = trunk.inbox.lock().database;
