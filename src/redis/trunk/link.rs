@@ -32,6 +32,8 @@ pub(super) struct Link {
     pub(super) in_flight: VecDeque<Entry>,
     /// When a byte last moved.
     pub(super) moved: Instant,
+    /// Writes whose last reply has not come.
+    pub(super) batches: usize,
     scanner: Scanner,
     /// Clients that got something since they were last flushed.
     touched: Vec<Arc<Outbox>>,
@@ -55,6 +57,7 @@ impl Link {
             incoming: BytesMut::new(),
             in_flight: VecDeque::new(),
             moved: Instant::now(),
+            batches: 0,
             scanner: Scanner::default(),
             touched: Vec::new(),
             is_cut: false,
@@ -88,6 +91,7 @@ impl Link {
             let Some(entry) = self.in_flight.pop_front() else {
                 return;
             };
+            self.batches -= usize::from(entry.ends_batch);
             if let (Kind::Local(answer), Some(client)) = (entry.kind, entry.to)
                 && client.deliver(&answer, 1)
             {
@@ -170,6 +174,7 @@ impl Link {
         }
         entry.left -= cut.replies;
         if entry.left == 0 {
+            self.batches -= usize::from(entry.ends_batch);
             self.in_flight.pop_front();
         }
         self.incoming.advance(cut.bytes);

@@ -33,6 +33,8 @@ use super::{
 
 /// Commands gathered for a trunk beyond this wait outside, so that a stuck server bounds memory.
 const INBOX_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// Bytes that are worth a write of their own, however much is under way.
+const BATCH_BYTES: usize = 64 * 1024;
 /// Gathering buffers larger than this are given back.
 const INBOX_BYTES_KEPT_MAX: usize = 1024 * 1024;
 
@@ -88,6 +90,8 @@ struct Inbox {
     database: u32,
     /// The task waits to be woken.
     idle: Option<Waker>,
+    /// The task waits for a batch to end, or for this one to be worth it.
+    full: Option<Waker>,
     /// Sessions that found it full.
     waiting: Vec<Waker>,
     closed: bool,
@@ -102,6 +106,8 @@ struct Entry {
     kind: Kind,
     /// Where its first byte is in all that was gathered: written or not, when the trunk is lost.
     begins: u64,
+    /// It is the last that was written with others.
+    ends_batch: bool,
 }
 
 enum Kind {
@@ -121,6 +127,7 @@ impl Trunk {
             entries: Vec::new(),
             database,
             idle: None,
+            full: None,
             waiting: Vec::new(),
             closed: false,
             gathered: 0,
@@ -158,6 +165,7 @@ impl Trunk {
             left: commands.replies,
             kind: Kind::Reply(commands.fate),
             begins: inbox.gathered,
+            ends_batch: false,
         };
         inbox.push(entry, commands.bytes);
         if matches!(commands.fate, Fate::Select { .. }) {
@@ -165,7 +173,7 @@ impl Trunk {
             let database = inbox.database;
             inbox.select(database, Kind::Ignore);
         }
-        let idle = inbox.idle.take();
+        let idle = inbox.due();
         drop(inbox);
         if let Some(task) = idle {
             task.wake();
@@ -197,8 +205,9 @@ impl Trunk {
             left: 1,
             kind: Kind::Local(answer),
             begins,
+            ends_batch: false,
         });
-        let idle = inbox.idle.take();
+        let idle = inbox.due();
         drop(inbox);
         if let Some(task) = idle {
             task.wake();
@@ -208,6 +217,15 @@ impl Trunk {
 }
 
 impl Inbox {
+    /// The task, if it has to be told of what has come.
+    fn due(&mut self) -> Option<Waker> {
+        if self.bytes.len() >= BATCH_BYTES {
+            self.full.take().or_else(|| self.idle.take())
+        } else {
+            self.idle.take()
+        }
+    }
+
     fn push(&mut self, entry: Entry, bytes: &[u8]) {
         self.entries.push(entry);
         self.bytes.extend_from_slice(bytes);
@@ -224,6 +242,7 @@ impl Inbox {
                 left: 1,
                 kind,
                 begins,
+                ends_batch: false,
             },
             &bytes,
         );

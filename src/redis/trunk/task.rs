@@ -17,13 +17,16 @@ use tokio::{
     time::{Instant, Sleep, sleep_until},
 };
 
-use super::{INBOX_BYTES_KEPT_MAX, Inbox, link::Link};
+use super::{BATCH_BYTES, INBOX_BYTES_KEPT_MAX, Inbox, link::Link};
 use crate::{net::Stream, redis::wire::ReplyFault};
 
 /// Room for each read: large, because one read serves many clients.
 const READ_BYTES: usize = 64 * 1024;
 /// Reads in a row before clients get what has come.
 const READS_MAX: usize = 4;
+/// Batches under way at once: one is worked on by the server while the next is on its way. More would
+/// only be smaller, and cost the server a read each.
+const BATCHES_MAX: usize = 2;
 /// How often the clock is looked at.
 const TICK_EVERY: Duration = Duration::from_millis(500);
 
@@ -135,10 +138,14 @@ impl<'s> Driver<'s> {
         // What cannot be written now is not gathered either, so that the inbox bounds it.
         if self.link.outgoing.is_empty() {
             let mut inbox = self.inbox.lock();
-            if !inbox.entries.is_empty() {
+            if inbox.entries.is_empty() {
+                inbox.idle = Some(context.waker().clone());
+            } else if self.link.batches < BATCHES_MAX || inbox.bytes.len() >= BATCH_BYTES {
                 return Poll::Ready(Ok(Turn::Gathering));
+            } else {
+                // Woken by the reply that ends a batch, or by what fills this one.
+                inbox.full = Some(context.waker().clone());
             }
-            inbox.idle = Some(context.waker().clone());
         }
         tick.poll(context).map(|()| Ok(Turn::Tick))
     }
@@ -146,6 +153,10 @@ impl<'s> Driver<'s> {
     /// Takes over what sessions have put into the inbox.
     fn gather(&mut self) {
         let mut inbox = self.inbox.lock();
+        if let Some(last) = inbox.entries.last_mut() {
+            last.ends_batch = true;
+            self.link.batches += 1;
+        }
         self.link.in_flight.extend(inbox.entries.drain(..));
         std::mem::swap(&mut inbox.bytes, &mut self.link.outgoing);
         if inbox.bytes.capacity() > INBOX_BYTES_KEPT_MAX {
