@@ -12,10 +12,14 @@ pub(super) fn run(config: Config) -> anyhow::Result<()> {
     config.check_registry()?;
     telemetry::init_logs(&config.log.filter, config.log.format.into())
         .map_err(anyhow::Error::msg)?;
-    let mut runtime = tokio::runtime::Builder::new_multi_thread();
-    if config.runtime.threads > 0 {
-        runtime.worker_threads(config.runtime.threads);
-    }
+    let threads = config.runtime.threads();
+    // One thread needs no hand-over between threads, which costs a system call now and then.
+    let mut runtime = if threads == 1 {
+        tokio::runtime::Builder::new_current_thread()
+    } else {
+        tokio::runtime::Builder::new_multi_thread()
+    };
+    runtime.worker_threads(threads);
     let runtime = runtime.enable_all().build()?;
     runtime.block_on(async {
         let parts = Parts {

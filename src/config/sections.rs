@@ -2,6 +2,7 @@
 
 use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
+    num::NonZero,
     path::PathBuf,
     time::Duration,
 };
@@ -322,8 +323,21 @@ fn of_mongodb<'de, D: Deserializer<'de>>(deserializer: D) -> Result<TypeLimits, 
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Runtime {
-    /// Threads that serve clients; 0: one for each core.
+    /// Threads that serve clients; 0: one for every two cores.
     pub threads: usize,
+}
+
+impl Runtime {
+    /// The number to start. One thread carries tens of thousands of operations a second, and more
+    /// of them make smaller batches and wake each other.
+    pub fn threads(&self) -> usize {
+        let cores = || std::thread::available_parallelism().map_or(1, NonZero::get);
+        if self.threads > 0 {
+            self.threads
+        } else {
+            (cores() / 2).max(1)
+        }
+    }
 }
 
 /// How the gateway ends.
