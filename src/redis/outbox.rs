@@ -54,6 +54,8 @@ struct Line {
     written: u64,
     /// The largest reply of late, which bounds how many may be under way.
     reply_bytes: usize,
+    /// What has come of the reply in progress.
+    partial: usize,
 }
 
 /// Why a client cannot be served any longer.
@@ -112,6 +114,7 @@ impl Outbox {
             ending: None,
             written: 0,
             reply_bytes: 0,
+            partial: 0,
         };
         Arc::new(Self {
             line: Mutex::new(line),
@@ -142,13 +145,12 @@ impl Outbox {
         line.owed = line.owed.saturating_sub(replies);
         if line.ending.is_none() {
             // The reply in progress is let through whatever its size; what comes after it is not.
-            if line.out.len() > self.bytes_max && replies > 0 {
+            if line.out.len() > self.bytes_max && !line.is_midway {
                 line.end(Ending::Slow);
             } else {
                 line.out.extend_from_slice(bytes);
                 line.set_midway(replies == 0);
-                line.reply_bytes =
-                    (line.reply_bytes - line.reply_bytes / 8).max(bytes.len() / replies.max(1));
+                line.note_size(bytes.len(), replies);
             }
         }
         !std::mem::replace(&mut line.touched, true)
@@ -158,14 +160,14 @@ impl Outbox {
     pub(super) fn publish(&self, kind: u8, body: &[u8]) -> bool {
         let mut line = self.line.lock();
         if line.ending.is_none() {
-            if line.out.len() + line.later.len() > self.bytes_max {
+            let out = if line.is_midway {
+                &mut line.later
+            } else {
+                &mut line.out
+            };
+            if out.len() > self.bytes_max {
                 line.end(Ending::Slow);
             } else {
-                let out = if line.is_midway {
-                    &mut line.later
-                } else {
-                    &mut line.out
-                };
                 out.put_u8(kind);
                 out.put_slice(body);
             }
@@ -281,6 +283,18 @@ impl Line {
         self.ending.get_or_insert(ending);
         if ending != Ending::Cut {
             self.out = BytesMut::new();
+        }
+    }
+
+    /// Notes how large replies are, of which this was the last part or a part.
+    fn note_size(&mut self, bytes: usize, replies: usize) {
+        self.partial += bytes;
+        match self.partial.checked_div(replies) {
+            None => self.reply_bytes = self.reply_bytes.max(self.partial),
+            Some(mean) => {
+                self.reply_bytes = (self.reply_bytes - self.reply_bytes / 8).max(mean);
+                self.partial = 0;
+            }
         }
     }
 
