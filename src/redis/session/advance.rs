@@ -359,11 +359,10 @@ impl Request {
         out.freeze()
     }
 
-    /// Whether a stream is read with the option to wait for more.
+    /// Whether a stream may be read with the option to wait for more.
     pub(super) fn has_block(&self) -> bool {
-        // After STREAMS come keys, which may have any name.
-        self.args()
-            .take_while(|word| !word.eq_ignore_ascii_case(b"streams"))
-            .any(|word| word.eq_ignore_ascii_case(b"block"))
+        // It may as well be the name of a key or a group; that costs a lease. An option that was
+        // missed would hold up everybody on the trunk.
+        self.args().any(|word| word.eq_ignore_ascii_case(b"block"))
     }
 }

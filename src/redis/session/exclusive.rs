@@ -83,10 +83,7 @@ impl Patience {
                 (last, false)
             }
             b"blmpop" | b"bzmpop" => (1, false),
-            b"xread" | b"xreadgroup" => {
-                let block = |word: &Bytes| word.eq_ignore_ascii_case(b"block");
-                (request.words.iter().position(block)? + 1, true)
-            }
+            b"xread" | b"xreadgroup" => (block_option(request)? + 1, true),
             _ => return None,
         };
         let number: f64 = std::str::from_utf8(request.word(at)).ok()?.parse().ok()?;
@@ -120,6 +117,21 @@ impl Patience {
         let mut out = BytesMut::new();
         wire::encode_command(&mut out, &words);
         out.freeze()
+    }
+}
+
+/// Where the option BLOCK is among the words of XREAD or XREADGROUP.
+fn block_option(request: &Request) -> Option<usize> {
+    let mut at = 1;
+    loop {
+        at += match request.word(at).to_ascii_lowercase().as_slice() {
+            b"block" => return Some(at),
+            b"group" => 3,
+            b"count" | b"claim" => 2,
+            b"noack" => 1,
+            // STREAMS: names follow.
+            _ => return None,
+        };
     }
 }
 
