@@ -87,9 +87,9 @@ impl Exchange {
         self.is_held_back
     }
 
-    /// The first byte of the last reply.
-    pub(super) fn kind(&self) -> u8 {
-        self.kind
+    /// Whether the last reply was no error.
+    pub(super) fn is_accepted(&self) -> bool {
+        self.kind != b'-'
     }
 
     /// Whether the client has a part of a reply that will not be completed.
@@ -127,6 +127,16 @@ impl Exchange {
     /// Gives the upstream back; nothing may be under way.
     pub(super) fn give_back(self, residue: Residue) {
         self.lease.give_back(residue);
+    }
+
+    /// Gives it back after a command that leaves nothing behind, unless the server has refused it.
+    pub(super) fn release(self) {
+        let residue = if self.is_accepted() {
+            Residue::Clean
+        } else {
+            Residue::NeedsReset
+        };
+        self.give_back(residue);
     }
 
     fn write(&mut self, context: &mut Context<'_>) -> Result<(), ExchangeFault> {

@@ -2,7 +2,11 @@
 
 use std::{
     future::Future,
-    task::{Context, Poll},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::{Context, Poll, Wake, Waker},
 };
 
 use super::{Control, HIGH_WATER, Over, Session};
@@ -13,8 +17,39 @@ use crate::{
 
 /// How much is read ahead of a client that waits for something.
 const READ_AHEAD_BYTES: usize = 64 * 1024;
+/// The same of a client whose end has to be seen, for it stands behind what was sent before it.
+const ATTENDED_BYTES: usize = 1024 * 1024;
 /// The most by which a buffer grows at once: what a client announces is not yet there.
 const GROWTH_BYTES_MAX: usize = 1024 * 1024;
+
+/// What ends a wait, besides the end of the client.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Wait {
+    /// Nothing: it is soon over.
+    Brief,
+    /// Our own end: it may take long, and nothing has been begun.
+    Queued,
+    /// The same, and input beyond [`ATTENDED_BYTES`]: it may last for ever.
+    Blocked,
+}
+
+/// Tells that `control` has something to say. It is only polled then, for its wakers are in lists
+/// that all sessions share.
+pub(super) struct Bell {
+    has_rung: AtomicBool,
+    session: Waker,
+}
+
+impl Wake for Bell {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        self.has_rung.store(true, Ordering::Release);
+        self.session.wake_by_ref();
+    }
+}
 
 impl Session {
     /// Waits for bytes from the client, or its end.
@@ -85,25 +120,44 @@ impl Session {
     }
 
     /// As [`meanwhile`](Self::meanwhile), for what has no sense once the client has left.
-    pub(super) async fn attended<T>(&mut self, work: impl Future<Output = T>) -> Result<T, Over> {
+    pub(super) async fn attended<T>(
+        &mut self,
+        wait: Wait,
+        work: impl Future<Output = T>,
+    ) -> Result<T, Over> {
         let mut work = std::pin::pin!(work);
         std::future::poll_fn(|context| {
             if let Poll::Ready(done) = work.as_mut().poll(context) {
                 return Poll::Ready(Ok(done));
             }
-            self.poll_attended(context)?;
+            self.poll_attended(context, wait)?;
             Poll::Pending
         })
         .await
     }
 
     /// Looks after a client whose end is the end of what it waits for.
-    pub(super) fn poll_attended(&mut self, context: &mut Context<'_>) -> Result<Standing, Over> {
-        let standing = self.poll_client(context, None, READ_AHEAD_BYTES)?;
-        if self.has_ended {
-            Err(Over(SessionEnd::Vanished))
-        } else {
-            Ok(standing)
+    pub(super) fn poll_attended(
+        &mut self,
+        context: &mut Context<'_>,
+        wait: Wait,
+    ) -> Result<Standing, Over> {
+        loop {
+            let before = self.input.len();
+            let standing = self.poll_client(context, None, ATTENDED_BYTES)?;
+            if self.has_ended {
+                return Err(Over(SessionEnd::Vanished));
+            }
+            if self.is_draining && wait != Wait::Brief {
+                return Err(Over(SessionEnd::Draining));
+            }
+            if self.input.len() >= ATTENDED_BYTES && wait == Wait::Blocked {
+                return Err(Over(SessionEnd::Limit));
+            }
+            // What has been read has used up the waker: it is left again when there is no more.
+            if self.input.len() == before {
+                return Ok(standing);
+            }
         }
     }
 
@@ -124,13 +178,12 @@ impl Session {
         match turn.read {
             Poll::Ready(Ok(0)) => self.has_ended = true,
             Poll::Ready(Ok(bytes)) => {
-                self.is_fresh = true;
                 self.traffic.read += u64::try_from(bytes).unwrap_or(u64::MAX);
             }
             Poll::Ready(Err(_)) => return Err(Over(SessionEnd::Vanished)),
-            Poll::Pending if self.is_fresh => self.is_fresh = false,
-            Poll::Pending => self.poll_control(context)?,
+            Poll::Pending => {}
         }
+        self.poll_control(context)?;
         match turn.standing.ending {
             None => Ok(turn.standing),
             Some(Ending::Slow) => Err(Over(SessionEnd::Limit)),
@@ -140,9 +193,25 @@ impl Session {
     }
 
     fn poll_control(&mut self, context: &mut Context<'_>) -> Result<(), Over> {
-        let Poll::Ready(control) = self.control.as_mut().poll(context) else {
+        let bell = self.bell.get_or_insert_with(|| {
+            Arc::new(Bell {
+                // It has never been looked at.
+                has_rung: AtomicBool::new(true),
+                session: context.waker().clone(),
+            })
+        });
+        // Silenced before `control` is polled: what rings from then on is not lost.
+        let has_rung =
+            bell.has_rung.load(Ordering::Relaxed) && bell.has_rung.swap(false, Ordering::AcqRel);
+        if !has_rung {
+            return Ok(());
+        }
+        let waker = Waker::from(Arc::clone(bell));
+        let polled = self.control.as_mut().poll(&mut Context::from_waker(&waker));
+        let Poll::Ready(control) = polled else {
             return Ok(());
         };
+        self.bell = None;
         match control {
             Control::Killed => Err(Over(SessionEnd::Killed)),
             Control::LoginLate => Err(Over(SessionEnd::LoginFailed)),

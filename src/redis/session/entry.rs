@@ -112,8 +112,7 @@ impl Session {
                 () = end.cancelled_owned() => Control::Killed,
             }
         });
-        // Polled before the next wait, or its first waker would never be left.
-        self.is_fresh = false;
+        self.bell = None;
         let (seat, user, role) = (admitted.seat, admitted.user, admitted.role);
         if !self.name.is_empty() {
             seat.set_label(&self.name);

@@ -5,7 +5,7 @@ use std::{task::Poll, time::Duration};
 use bytes::{Bytes, BytesMut};
 use tokio::time::{Instant, timeout_at};
 
-use super::{Held, Over, Session, advance::Request};
+use super::{Held, Over, Session, advance::Request, attend::Wait};
 use crate::{
     fault::{Effect, Refusal},
     pool::{CloseReason, Residue},
@@ -144,18 +144,20 @@ impl Session {
                 self.block(command, patience).await?;
             }
             Job::Alone(command) => {
-                if let Some(mut exchange) = self.lease().await?
-                    && self.relay(&mut exchange, command).await?
+                if let Some(mut exchange) = self.lease(Wait::Queued).await?
+                    && self.relay(&mut exchange, command, Wait::Brief).await?
                 {
                     exchange.give_back(Residue::Broken(CloseReason::Dirty));
                 }
             }
             Job::Hold { command, is_multi } => {
                 self.pinned(if is_multi { "multi" } else { "watch" });
-                if let Some(mut exchange) = self.lease().await?
-                    && self.relay(&mut exchange, command).await?
+                if let Some(mut exchange) = self.lease(Wait::Queued).await?
+                    && self.relay(&mut exchange, command, Wait::Brief).await?
                 {
                     self.hold(exchange, is_multi);
+                } else {
+                    return self.hang_up().await;
                 }
             }
             Job::Held { command, then } => self.continue_held(command, then).await?,
@@ -171,14 +173,14 @@ impl Session {
     async fn block(&mut self, command: Bytes, patience: Option<Patience>) -> Result<(), Over> {
         let began = Instant::now();
         let lease = if let Some(patience) = &patience {
-            let Ok(lease) = timeout_at(patience.until, self.lease()).await else {
+            let Ok(lease) = timeout_at(patience.until, self.lease(Wait::Blocked)).await else {
                 // As if it had blocked on the server and nothing had come.
                 self.say(|out, version| out.extend_from_slice(version.pick(NULL_ARRAY)));
                 return Ok(());
             };
             lease?
         } else {
-            self.lease().await?
+            self.lease(Wait::Blocked).await?
         };
         let Some(mut exchange) = lease else {
             return Ok(());
@@ -187,7 +189,7 @@ impl Session {
             Some(patience) if began.elapsed() > WAIT_NOTICED => patience.shortened(),
             _ => command,
         };
-        if self.relay(&mut exchange, command).await? {
+        if self.relay(&mut exchange, command, Wait::Blocked).await? {
             exchange.give_back(Residue::Clean);
         }
         Ok(())
@@ -200,25 +202,24 @@ impl Session {
         if then == Then::Abort {
             // Its own reply is not for the client.
             if self
-                .exchange(&mut held.exchange, command, true)
+                .exchange(&mut held.exchange, command, true, Wait::Brief)
                 .await?
                 .is_ok()
             {
                 self.say(|out, _| refusal::plain(out, refusal::Plain::ExecAbort));
-                held.exchange.give_back(Residue::Clean);
+                held.exchange.release();
                 return Ok(());
             }
             return self.lost(&held.exchange);
         }
-        if !self.relay(&mut held.exchange, command).await? {
+        if !self.relay(&mut held.exchange, command, Wait::Brief).await? {
             // What was watched and queued is gone with it: the client has to begin anew.
             return Err(Over(SessionEnd::UpstreamLost));
         }
-        let accepted = held.exchange.kind() != b'-';
         match then {
-            Then::Release => held.exchange.give_back(Residue::Clean),
+            Then::Release => held.exchange.release(),
             Then::Queue => {
-                held.in_multi = accepted;
+                held.in_multi = held.exchange.is_accepted();
                 self.held = Some(held);
             }
             Then::Keep | Then::Abort => self.held = Some(held),
@@ -227,31 +228,32 @@ impl Session {
     }
 
     fn hold(&mut self, exchange: Exchange, is_multi: bool) {
-        if exchange.kind() == b'-' {
-            // WATCH or MULTI was refused: nothing is watched.
-            exchange.give_back(Residue::NeedsReset);
-        } else {
+        if exchange.is_accepted() {
             self.held = Some(Held {
                 exchange,
                 in_multi: is_multi,
                 is_dirty: false,
             });
+        } else {
+            // The server itself has refused WATCH or MULTI: nothing is watched.
+            exchange.give_back(Residue::NeedsReset);
         }
     }
 
     /// An upstream of the client's own; `None`: the client has been told why not.
-    async fn lease(&mut self) -> Result<Option<Exchange>, Over> {
+    async fn lease(&mut self, wait: Wait) -> Result<Option<Exchange>, Over> {
         let Some(member) = &self.member else {
             return Err(Over(SessionEnd::UpstreamLost));
         };
         let station = std::sync::Arc::clone(&member.station);
         let (version, database) = (self.version, self.database);
-        let leased = self
-            .attended(async move {
-                let permit = station.turn().await?;
-                station.lease(permit, version, database).await
-            })
-            .await?;
+        let leased = match self.attended(wait, station.turn()).await? {
+            Ok(permit) => {
+                let lease = station.lease(permit, version, database);
+                self.attended(Wait::Brief, lease).await?
+            }
+            Err(refusal) => Err(refusal),
+        };
         match leased {
             Ok(exchange) => Ok(Some(exchange)),
             Err(refusal) => {
@@ -262,9 +264,14 @@ impl Session {
     }
 
     /// Sends one command and hands on its reply. False: the upstream was lost, and the client told.
-    async fn relay(&mut self, exchange: &mut Exchange, command: Bytes) -> Result<bool, Over> {
+    async fn relay(
+        &mut self,
+        exchange: &mut Exchange,
+        command: Bytes,
+        wait: Wait,
+    ) -> Result<bool, Over> {
         let is_silent = self.is_silent();
-        let outcome = self.exchange(exchange, command, is_silent).await?;
+        let outcome = self.exchange(exchange, command, is_silent, wait).await?;
         if outcome.is_err() {
             self.lost(exchange)?;
         }
@@ -276,6 +283,7 @@ impl Session {
         exchange: &mut Exchange,
         command: Bytes,
         is_silent: bool,
+        wait: Wait,
     ) -> Result<Result<(), ()>, Over> {
         exchange.begin(command, 1);
         std::future::poll_fn(|context| {
@@ -283,7 +291,10 @@ impl Session {
             loop {
                 let turn = exchange.poll(context, &outbox, is_silent);
                 // A client that leaves ends the exchange: its upstream closes with it.
-                let standing = self.poll_attended(context)?;
+                // Once a reply has begun to come it is no longer waited for.
+                let has_come = turn.is_ready() || exchange.is_cut();
+                let wait = if has_come { Wait::Brief } else { wait };
+                let standing = self.poll_attended(context, wait)?;
                 match turn {
                     Poll::Ready(Ok(())) => return Poll::Ready(Ok(Ok(()))),
                     Poll::Ready(Err(fault)) => {

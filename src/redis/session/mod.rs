@@ -72,8 +72,8 @@ pub(super) struct Session {
     traffic: Traffic,
     control: Pin<Box<dyn Future<Output = Control> + Send>>,
     is_draining: bool,
-    /// Bytes came in this turn, so that `control` need not be looked at before the next.
-    is_fresh: bool,
+    /// Rings for `control`; `None` if it has never been looked at.
+    bell: Option<Arc<attend::Bell>>,
 }
 
 /// Who a client is, once it has logged in.
@@ -172,7 +172,7 @@ impl Session {
             traffic: Traffic::default(),
             control,
             is_draining: false,
-            is_fresh: false,
+            bell: None,
         }
     }
 
@@ -245,19 +245,32 @@ impl Session {
             .await?;
         match opened {
             Ok(trunk) => self.trunk = Some(trunk),
-            Err(refusal) => self.refuse_next(&refusal),
+            Err(refusal) => self.refuse_next(&refusal).await?,
         }
         Ok(())
     }
 
     /// Answers the next command in the buffer with a refusal; nothing is owed.
-    fn refuse_next(&mut self, refusal: &Refusal) {
+    async fn refuse_next(&mut self, refusal: &Refusal) -> Result<(), Over> {
         let limits = self.limits();
         if let Ok(Step::Command { bytes }) = self.decoder.decode(&self.input, limits)
             && self.answer(|out, _| refusal::refuse(out, refusal)).is_ok()
         {
+            let name = self.decoder.arg(&self.input, 0);
+            let is_multi = name.eq_ignore_ascii_case(b"multi");
             self.input.advance(bytes);
+            if is_multi {
+                return self.hang_up().await;
+            }
         }
+        Ok(())
+    }
+
+    /// Closes a client whose MULTI or WATCH was refused: what follows would be carried out without.
+    async fn hang_up(&mut self) -> Result<(), Over> {
+        self.input.clear();
+        self.settled(0).await?;
+        Err(Over(SessionEnd::UpstreamLost))
     }
 
     /// What this client may send at the moment.

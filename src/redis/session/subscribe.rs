@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::{Buf, Bytes};
 
-use super::{Next, Over, Session, advance::Request};
+use super::{Next, Over, Session, advance::Request, attend::Wait};
 use crate::{
     redis::{
         commands::Command,
@@ -44,7 +44,8 @@ impl Session {
         let Some(mut subscriber) = self.take_subscriber() else {
             return Ok(());
         };
-        let outcome = self.attended(subscriber.subscribe(kind, &names)).await?;
+        let subscribing = subscriber.subscribe(kind, &names);
+        let outcome = self.attended(Wait::Brief, subscribing).await?;
         self.keep_subscriber(subscriber);
         if let Err(refusal) = outcome {
             return self

@@ -6,7 +6,7 @@
 use bytes::Bytes;
 
 use super::{
-    Next, Session,
+    Next, Replies, Session,
     advance::Request,
     exclusive::{Job, Then},
 };
@@ -39,7 +39,11 @@ impl Session {
             }
             name => {
                 let is_multi = name == "multi";
-                if is_multi && let Some((bytes, replies)) = self.whole_transaction() {
+                // Only MULTI itself would be skipped, and the block has one fate.
+                if is_multi
+                    && self.replies != Replies::SkipNext
+                    && let Some((bytes, replies)) = self.whole_transaction()
+                {
                     return self.submit_transaction(bytes, replies);
                 }
                 self.exclusively(
