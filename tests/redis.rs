@@ -27,8 +27,9 @@ use polypool::{
     tenant::{Role, Target},
 };
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
+    io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional},
     net::TcpListener,
+    sync::watch,
     time::{Instant, sleep, timeout},
 };
 
@@ -44,6 +45,22 @@ struct Gateway {
     _folder: tempfile::TempDir,
 }
 
+/// A way to the server that tests can break.
+struct Bridge {
+    port: u16,
+    state: watch::Sender<Way>,
+}
+
+/// What a bridge does with connections.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Way {
+    Open,
+    /// New ones wait; those that were open are closed.
+    Held,
+    /// All are closed at once.
+    Broken,
+}
+
 /// A raw client.
 struct Client {
     stream: Stream,
@@ -53,12 +70,26 @@ struct Client {
 impl Gateway {
     /// `None`, said aloud, where there is no server and none is required.
     async fn start(name: &str) -> Option<Self> {
-        let Ok(url) = env::var("POLYPOOL_TEST_REDIS_URL") else {
-            let required = env::var("POLYPOOL_TEST_REQUIRED").is_ok_and(|value| value == "1");
-            assert!(!required, "POLYPOOL_TEST_REDIS_URL is not set");
-            eprintln!("not run: no test servers (see tests/servers)");
-            return None;
-        };
+        let url = server_url()?;
+        Some(Self::before(&url, &url, name).await)
+    }
+
+    /// With a way to its server that can be broken.
+    async fn start_behind_bridge(name: &str) -> Option<(Self, Arc<Bridge>)> {
+        let url = server_url()?;
+        let target = Target::parse(&url).unwrap();
+        let endpoint = target.endpoint().unwrap();
+        let (host, port) = (endpoint.host.clone(), endpoint.port);
+        let bridge = Bridge::open(host.clone(), port).await;
+        let by_bridge = url.replace(
+            &format!("{host}:{port}"),
+            &format!("127.0.0.1:{}", bridge.port),
+        );
+        assert_ne!(by_bridge, url);
+        Some((Self::before(&by_bridge, &url, name).await, bridge))
+    }
+
+    async fn before(url: &str, direct: &str, name: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let settings = registry::Settings {
             data_dir: folder.path().to_owned(),
@@ -76,7 +107,7 @@ impl Gateway {
             },
             name: Some(name.to_owned()),
             kind: None,
-            connection_string: Secret::from(url.clone()),
+            connection_string: Secret::from(url.to_owned()),
             slug: None,
             traits: Traits::default(),
         };
@@ -102,13 +133,13 @@ impl Gateway {
             pool: pool::Settings::default(),
         })
         .unwrap();
-        Some(Self {
+        Self {
             address: listen(service).await,
             slug: row.slug,
             passwords: passwords.try_into().unwrap(),
-            target: Target::parse(&url).unwrap(),
+            target: Target::parse(direct).unwrap(),
             _folder: folder,
-        })
+        }
     }
 
     async fn client(&self, role: Role) -> Client {
@@ -155,6 +186,50 @@ impl Gateway {
                 .to_owned()
         })
         .collect()
+    }
+}
+
+/// `None`, said aloud, where there is no server and none is required.
+fn server_url() -> Option<String> {
+    if let Ok(url) = env::var("POLYPOOL_TEST_REDIS_URL") {
+        return Some(url);
+    }
+    let required = env::var("POLYPOOL_TEST_REQUIRED").is_ok_and(|value| value == "1");
+    assert!(!required, "POLYPOOL_TEST_REDIS_URL is not set");
+    eprintln!("not run: no test servers (see tests/servers)");
+    None
+}
+
+impl Bridge {
+    async fn open(host: String, port: u16) -> Arc<Self> {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let bridge = Arc::new(Self {
+            port: listener.local_addr().unwrap().port(),
+            state: watch::Sender::new(Way::Open),
+        });
+        let (tasks, state) = (Shutdown::new(), bridge.state.subscribe());
+        tasks.clone().spawn("test-bridge", async move {
+            while let Ok((mut near, _)) = listener.accept().await {
+                let (mut state, host) = (state.clone(), host.clone());
+                tasks.spawn("test-crossing", async move {
+                    let way = *state.wait_for(|way| *way != Way::Held).await.unwrap();
+                    if way == Way::Broken {
+                        return;
+                    }
+                    let address = net::Address { host: &host, port };
+                    let mut far = net::dial(address, WAIT_MAX).await.unwrap();
+                    tokio::select! {
+                        _ = copy_bidirectional(&mut near, &mut far) => {}
+                        _ = state.wait_for(|way| *way != Way::Open) => {}
+                    }
+                });
+            }
+        });
+        bridge
+    }
+
+    fn set(&self, way: Way) {
+        self.state.send_replace(way);
     }
 }
 
@@ -221,6 +296,19 @@ impl Client {
             let read = timeout(WAIT_MAX, self.stream.read_buf(&mut self.input)).await;
             assert!(read.unwrap().unwrap() > 0, "closed");
         }
+    }
+
+    /// One line, which is an error of the gateway.
+    async fn expect_error(&mut self) {
+        while !self.input.ends_with(b"\r\n") {
+            let read = timeout(WAIT_MAX, self.stream.read_buf(&mut self.input)).await;
+            assert!(read.unwrap().unwrap() > 0, "closed");
+        }
+        let text = String::from_utf8(std::mem::take(&mut self.input)).unwrap();
+        assert!(
+            text.starts_with("-ERR ") && text.lines().count() == 1,
+            "{text}"
+        );
     }
 
     async fn is_closed(&mut self) -> bool {
@@ -471,6 +559,187 @@ async fn subscribers_share_one_upstream_and_hear_their_own_version() {
         .await;
     old.send(&["EXISTS", "polypool:none"]).await;
     old.expect(":0\r\n").await;
+}
+
+const SUBSCRIBED: &str = "*3\r\n$9\r\nsubscribe\r\n$13\r\npolypool:lost\r\n:1\r\n";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_is_told_of_a_subscription_that_the_server_has_not() {
+    let Some((gateway, bridge)) = Gateway::start_behind_bridge("ack").await else {
+        return;
+    };
+    let mut first = gateway.client(Role::Read).await;
+    first.send(&["SUBSCRIBE", "polypool:lost"]).await;
+    first.expect(SUBSCRIBED).await;
+    bridge.set(Way::Held);
+    sleep(Duration::from_millis(200)).await;
+    let mut second = gateway.client(Role::Read).await;
+    second.send(&["SUBSCRIBE", "polypool:lost"]).await;
+    let early = timeout(Duration::from_millis(500), second.expect(SUBSCRIBED)).await;
+    assert!(early.is_err(), "told before the server was asked");
+    bridge.set(Way::Open);
+    second.expect(SUBSCRIBED).await;
+    let mut direct = gateway.direct().await;
+    direct.send(&["PUBLISH", "polypool:lost", "hi"]).await;
+    direct.expect(":1\r\n").await;
+    for client in [&mut first, &mut second] {
+        client
+            .expect("*3\r\n$7\r\nmessage\r\n$13\r\npolypool:lost\r\n$2\r\nhi\r\n")
+            .await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn many_subscriptions_are_counted_and_hold_nobody_up() {
+    const NAMES: usize = 20_000;
+    let Some(gateway) = Gateway::start("many").await else {
+        return;
+    };
+    let names: Vec<String> = (0..NAMES).map(|at| format!("polypool:{at:05}")).collect();
+    let mut client = gateway.client(Role::Read).await;
+    let words: Vec<&str> = std::iter::once("SUBSCRIBE")
+        .chain(names.iter().map(String::as_str))
+        .collect();
+    let began = Instant::now();
+    client.stream.write_all(&command(&words)).await.unwrap();
+    let mut wanted = String::new();
+    for (at, name) in names.iter().enumerate() {
+        wanted.push_str(&format!("*3\r\n$9\r\nsubscribe\r\n$14\r\n{name}\r\n"));
+        wanted.push_str(&format!(":{}\r\n", at + 1));
+    }
+    client.expect(&wanted).await;
+    client.send(&["UNSUBSCRIBE"]).await;
+    let last = "\r\n:0\r\n";
+    while !client.input.ends_with(last.as_bytes()) {
+        let read = timeout(WAIT_MAX, client.stream.read_buf(&mut client.input)).await;
+        assert!(read.unwrap().unwrap() > 0, "closed");
+    }
+    assert!(began.elapsed() < Duration::from_secs(5), "too slow");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_blocked_read_of_a_stream_never_holds_up_a_trunk() {
+    let Some(gateway) = Gateway::start("group").await else {
+        return;
+    };
+    let key = "polypool:group";
+    let mut reader = gateway.client(Role::Write).await;
+    reader
+        .send(&["XGROUP", "CREATE", key, "streams", "$", "MKSTREAM"])
+        .await;
+    reader.expect("+OK\r\n").await;
+    // The name of the group looks like the end of the options.
+    let read = ["XREADGROUP", "GROUP", "streams", "me", "BLOCK", "2000"];
+    reader
+        .send(&[&read[..], &["STREAMS", key, ">"]].concat())
+        .await;
+    sleep(Duration::from_millis(200)).await;
+    let began = Instant::now();
+    for _ in 0..4 {
+        let mut other = gateway.client(Role::Write).await;
+        other.send(&["EXISTS", key]).await;
+        other.expect(":1\r\n").await;
+    }
+    assert!(began.elapsed() < Duration::from_secs(1), "held up");
+    reader.expect("*-1\r\n").await;
+    reader.send(&["DEL", key]).await;
+    reader.expect(":1\r\n").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_transaction_that_cannot_begin_closes_its_client() {
+    let Some((gateway, bridge)) = Gateway::start_behind_bridge("bare").await else {
+        return;
+    };
+    bridge.set(Way::Broken);
+    for beginning in [
+        command(&["MULTI"]),
+        command(&["WATCH", "polypool:bare"]),
+        [command(&["MULTI"]), command(&["INCR", "polypool:bare"])].concat(),
+        [
+            command(&["MULTI"]),
+            command(&["INCR", "polypool:bare"]),
+            command(&["EXEC"]),
+        ]
+        .concat(),
+    ] {
+        let mut client = gateway.client(Role::Write).await;
+        client.stream.write_all(&beginning).await.unwrap();
+        client.expect_error().await;
+        assert!(client.is_closed().await, "what follows would run bare");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_end_of_a_blocked_client_is_seen_behind_what_it_sent() {
+    let Some(gateway) = Gateway::start("behind").await else {
+        return;
+    };
+    let mut direct = gateway.direct().await;
+    for bytes in [1, 100_000] {
+        let mut blocked = gateway.client(Role::Write).await;
+        blocked.send(&["BLPOP", "polypool:behind", "0"]).await;
+        until(async || {
+            let list = direct.ask(&["CLIENT", "LIST"]).await;
+            list.contains("cmd=blpop") && list.contains(&gateway.slug)
+        })
+        .await;
+        let ahead = vec![b'*'; bytes];
+        blocked.stream.write_all(&ahead).await.unwrap();
+        sleep(Duration::from_millis(100)).await;
+        drop(blocked);
+        let own = format!("name=polypool-{} ", gateway.slug);
+        until(async || {
+            let list = direct.ask(&["CLIENT", "LIST"]).await;
+            let mut own = list.lines().filter(|line| line.contains(&own));
+            !own.any(|line| line.contains("cmd=blpop"))
+        })
+        .await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reply_longer_than_the_output_bound_is_delivered() {
+    const BYTES: usize = 80 * 1024 * 1024;
+    let Some(gateway) = Gateway::start("large").await else {
+        return;
+    };
+    let mut client = gateway.client(Role::Write).await;
+    let last = (BYTES - 1).to_string();
+    client
+        .send(&["SETRANGE", "polypool:large", &last, "x"])
+        .await;
+    client.expect(&format!(":{BYTES}\r\n")).await;
+    client.send(&["GET", "polypool:large"]).await;
+    // The server is faster than this client.
+    sleep(Duration::from_millis(500)).await;
+    let mut reply = vec![0; format!("${BYTES}\r\n").len() + BYTES + 2];
+    let read = timeout(WAIT_MAX, client.stream.read_exact(&mut reply)).await;
+    read.unwrap().unwrap();
+    client.send(&["DEL", "polypool:large"]).await;
+    client.expect(":1\r\n").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_skipped_reply_is_only_one() {
+    let Some(gateway) = Gateway::start("skip").await else {
+        return;
+    };
+    let mut client = gateway.client(Role::Write).await;
+    let sent = [
+        command(&["CLIENT", "REPLY", "SKIP"]),
+        command(&["MULTI"]),
+        command(&["PING"]),
+        command(&["EXEC"]),
+    ];
+    client.stream.write_all(&sent.concat()).await.unwrap();
+    client.expect("+QUEUED\r\n*1\r\n+PONG\r\n").await;
+    let subscribe = "*3\r\n$9\r\nsubscribe\r\n$13\r\npolypool:skip\r\n:1\r\n";
+    client.send(&["CLIENT", "REPLY", "SKIP"]).await;
+    client.send(&["SUBSCRIBE", "polypool:skip"]).await;
+    client.expect(subscribe).await;
+    client.send(&["PING"]).await;
+    client.expect("*2\r\n$4\r\npong\r\n$0\r\n\r\n").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

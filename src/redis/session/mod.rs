@@ -139,8 +139,12 @@ enum Next {
     Login(Hello, Option<Credentials>),
     /// An upstream of its own, for these commands.
     Exclusive(exclusive::Job),
-    /// Subscriptions to be confirmed.
-    Subscribe(Kind, Vec<Bytes>),
+    /// Subscriptions to begin or to end.
+    Subscribe {
+        kind: Kind,
+        begins: bool,
+        names: Vec<Bytes>,
+    },
     /// Nothing: the client is to be closed once it has what is owed.
     End(SessionEnd),
 }
@@ -216,7 +220,11 @@ impl Session {
             Next::Room => self.room().await?,
             Next::Trunk => self.open_trunk().await?,
             Next::Login(hello, credentials) => self.log_in(hello, credentials).await?,
-            Next::Subscribe(kind, names) => self.subscribe(kind, names).await?,
+            Next::Subscribe {
+                kind,
+                begins,
+                names,
+            } => self.subscribe(kind, begins, names).await?,
             Next::Exclusive(job) => self.run_exclusive(job).await?,
             Next::End(end) => {
                 self.settled(0).await?;

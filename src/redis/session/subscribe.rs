@@ -29,29 +29,41 @@ impl Session {
             return Err(Next::Settled(0));
         }
         let names: Vec<Bytes> = request.words.iter().skip(1).cloned().collect();
-        if begins {
-            self.input.advance(request.bytes);
-            return Err(Next::Subscribe(kind, names));
-        }
-        if let Some(mut subscriber) = self.take_subscriber() {
-            subscriber.unsubscribe(kind, &names);
-            self.keep_subscriber(subscriber);
-        }
-        Ok(request.bytes)
+        self.input.advance(request.bytes);
+        Err(Next::Subscribe {
+            kind,
+            begins,
+            names,
+        })
     }
 
-    pub(super) async fn subscribe(&mut self, kind: Kind, names: Vec<Bytes>) -> Result<(), Over> {
+    /// Subscribes or unsubscribes; nothing is owed to the client.
+    pub(super) async fn subscribe(
+        &mut self,
+        kind: Kind,
+        begins: bool,
+        names: Vec<Bytes>,
+    ) -> Result<(), Over> {
         let Some(mut subscriber) = self.take_subscriber() else {
             return Ok(());
         };
-        let subscribing = subscriber.subscribe(kind, &names);
-        let outcome = self.attended(Wait::Brief, subscribing).await?;
+        let outcome = self
+            .attended(Wait::Brief, async {
+                if begins {
+                    return subscriber.subscribe(kind, &names).await;
+                }
+                subscriber.unsubscribe(kind, &names).await;
+                Ok(())
+            })
+            .await?;
         self.keep_subscriber(subscriber);
         if let Err(refusal) = outcome {
             return self
                 .answer(|out, _| refusal::refuse(out, &refusal))
                 .map_err(|_| Over(SessionEnd::UpstreamLost));
         }
+        // Acknowledgements are heard even by a client that has asked for silence.
+        self.heard();
         Ok(())
     }
 

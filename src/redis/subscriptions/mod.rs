@@ -5,7 +5,10 @@
 //! When the upstream is lost everything is subscribed again; what was published in between is lost,
 //! as it is for a client that reconnects by itself.
 
+mod subscriber;
 mod task;
+
+pub(super) use subscriber::Subscriber;
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -84,16 +87,6 @@ struct Member {
     version: Version,
 }
 
-/// One client's subscriptions; dropped, it has left them all.
-pub(super) struct Subscriber {
-    hub: Arc<Hub>,
-    id: u64,
-    outbox: Arc<Outbox>,
-    version: Version,
-    /// In the order of subscribing, by kind.
-    topics: Vec<(Kind, Bytes)>,
-}
-
 impl Kind {
     /// The commands that begin and end a subscription.
     const fn commands(self) -> (&'static str, &'static str) {
@@ -157,8 +150,10 @@ impl Hub {
                 {
                     return Err(fault.clone());
                 }
+                // While it is closed nothing has been asked, so that nothing is confirmed either.
+                let is_open = state.is_open;
                 match state.topics.get_mut(&(kind, name.clone())) {
-                    Some(topic) if topic.is_wanted && topic.asked == 0 => {
+                    Some(topic) if is_open && topic.is_wanted && topic.asked == 0 => {
                         join(topic);
                         return Ok(());
                     }
@@ -251,128 +246,5 @@ impl State {
         }
         self.drop_settled(kind, &name);
         Some((kind, name))
-    }
-}
-
-impl Subscriber {
-    pub(super) fn new(hub: Arc<Hub>, id: u64, outbox: Arc<Outbox>, version: Version) -> Self {
-        Self {
-            hub,
-            id,
-            outbox,
-            version,
-            topics: Vec::new(),
-        }
-    }
-
-    /// Whether it has any subscription.
-    pub(super) fn is_empty(&self) -> bool {
-        self.topics.is_empty()
-    }
-
-    /// Subscribes to each, and acknowledges each in turn.
-    ///
-    /// # Cancel safety
-    /// Safe: what has been acknowledged stays.
-    pub(super) async fn subscribe(&mut self, kind: Kind, names: &[Bytes]) -> Result<(), Refusal> {
-        let hub = Arc::clone(&self.hub);
-        for name in names {
-            hub.want(kind, name);
-        }
-        let mut waits: VecDeque<Wait<'_>> = names
-            .iter()
-            .map(|name| Wait {
-                hub: &hub,
-                kind,
-                name,
-            })
-            .collect();
-        while let Some(wait) = waits.pop_front() {
-            let key = (kind, wait.name.clone());
-            if !self.topics.contains(&key) {
-                self.topics.push(key);
-            }
-            let ack = self.acknowledgement(kind.commands().0, Some(wait.name), kind);
-            let member = Member {
-                outbox: Arc::clone(&self.outbox),
-                version: self.version,
-            };
-            let (id, outbox) = (self.id, Arc::clone(&self.outbox));
-            let confirmed = hub
-                .confirmed(kind, wait.name, |topic| {
-                    // Under the lock of the hub: no message can come before it.
-                    outbox.append(|out| out.extend_from_slice(&ack));
-                    topic.members.insert(id, member);
-                })
-                .await;
-            if let Err(refusal) = confirmed {
-                self.topics
-                    .retain(|topic| *topic != (kind, wait.name.clone()));
-                return Err(refusal);
-            }
-        }
-        Ok(())
-    }
-
-    /// Leaves some, or all of a kind, and acknowledges each.
-    pub(super) fn unsubscribe(&mut self, kind: Kind, names: &[Bytes]) {
-        let all: Vec<Bytes>;
-        let names = if names.is_empty() {
-            let of_kind = self.topics.iter().filter(|(other, _)| *other == kind);
-            all = of_kind.map(|(_, name)| name.clone()).collect();
-            &all
-        } else {
-            names
-        };
-        for name in names {
-            self.topics.retain(|topic| *topic != (kind, name.clone()));
-            self.hub.leave(kind, name, self.id);
-            let ack = self.acknowledgement(kind.commands().1, Some(name), kind);
-            self.outbox.append(|out| out.extend_from_slice(&ack));
-        }
-        if names.is_empty() {
-            let ack = self.acknowledgement(kind.commands().1, None, kind);
-            self.outbox.append(|out| out.extend_from_slice(&ack));
-        }
-    }
-
-    /// `[command, name, count]`: channels and patterns count together, shard channels apart.
-    fn acknowledgement(&self, command: &str, name: Option<&Bytes>, kind: Kind) -> BytesMut {
-        let is_shard = kind == Kind::Shard;
-        let count = self
-            .topics
-            .iter()
-            .filter(|(other, _)| (*other == Kind::Shard) == is_shard)
-            .count();
-        let mut out = BytesMut::new();
-        wire::push(&mut out, self.version, 3);
-        wire::bulk(&mut out, command.as_bytes());
-        match name {
-            Some(name) => wire::bulk(&mut out, name),
-            None => out.extend_from_slice(self.version.pick([b"$-1\r\n", b"_\r\n"])),
-        }
-        wire::integer(&mut out, u64::try_from(count).unwrap_or(u64::MAX));
-        out
-    }
-}
-
-impl Drop for Subscriber {
-    fn drop(&mut self) {
-        for (kind, name) in std::mem::take(&mut self.topics) {
-            self.hub.leave(kind, &name, self.id);
-        }
-    }
-}
-
-/// The wait for a confirmation; dropped, it is over.
-struct Wait<'a> {
-    hub: &'a Hub,
-    kind: Kind,
-    name: &'a Bytes,
-}
-
-impl Drop for Wait<'_> {
-    fn drop(&mut self) {
-        self.hub.waited(self.kind, self.name);
     }
 }

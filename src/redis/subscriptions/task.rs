@@ -176,29 +176,39 @@ impl Link {
     /// Hands out everything that has been read, then lets every client have it.
     fn settle(&mut self, hub: &Hub, input: &mut BytesMut) -> Result<(), End> {
         let mut touched = Vec::new();
-        let mut news = false;
-        {
-            let mut state = hub.state.lock();
-            while let Some(frame) = self
-                .scanner
-                .scan(input)
-                .map_err(|_| End::Lost("not a reply"))?
-            {
-                let bytes = input.get(..frame.end).unwrap_or_default();
-                news |= state.take(bytes, &mut touched)?;
-                input.advance(frame.end);
-            }
+        let outcome = self.hand_out(hub, input, &mut touched);
+        // Also what came before a fault is for the clients.
+        for client in touched {
+            client.flush();
+        }
+        if outcome? {
+            hub.changed.notify_waiters();
         }
         if input.len() > MESSAGE_BYTES_MAX {
             return Err(End::Lost("message too long"));
         }
-        for client in touched {
-            client.flush();
-        }
-        if news {
-            hub.changed.notify_waiters();
-        }
         Ok(())
+    }
+
+    /// True: there was an answer, somebody may have waited for it.
+    fn hand_out(
+        &mut self,
+        hub: &Hub,
+        input: &mut BytesMut,
+        touched: &mut Vec<Arc<Outbox>>,
+    ) -> Result<bool, End> {
+        let mut news = false;
+        let mut state = hub.state.lock();
+        while let Some(frame) = self
+            .scanner
+            .scan(input)
+            .map_err(|_| End::Lost("not a reply"))?
+        {
+            let bytes = input.get(..frame.end).unwrap_or_default();
+            news |= state.take(bytes, touched)?;
+            input.advance(frame.end);
+        }
+        Ok(news)
     }
 }
 

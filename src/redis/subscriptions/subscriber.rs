@@ -1,0 +1,196 @@
+//! One client's subscriptions, and what it hears of them.
+
+use std::{
+    collections::{HashSet, VecDeque},
+    sync::Arc,
+};
+
+use bytes::{Bytes, BytesMut};
+use tokio::task::consume_budget;
+
+use super::{Hub, Kind, Member};
+use crate::{
+    fault::Refusal,
+    redis::{
+        outbox::Outbox,
+        wire::{self, Version},
+    },
+};
+
+/// One client's subscriptions; dropped, it has left them all.
+pub(in crate::redis) struct Subscriber {
+    hub: Arc<Hub>,
+    id: u64,
+    outbox: Arc<Outbox>,
+    version: Version,
+    topics: Topics,
+}
+
+/// What a client is subscribed to; counted as it is acknowledged.
+#[derive(Default)]
+struct Topics {
+    names: HashSet<(Kind, Bytes)>,
+    /// Channels and patterns.
+    plain: usize,
+    /// Shard channels.
+    shard: usize,
+}
+
+/// The wait for a confirmation; dropped, it is over.
+struct Wait<'a> {
+    hub: &'a Hub,
+    kind: Kind,
+    name: &'a Bytes,
+}
+
+impl Subscriber {
+    pub(in crate::redis) fn new(
+        hub: Arc<Hub>,
+        id: u64,
+        outbox: Arc<Outbox>,
+        version: Version,
+    ) -> Self {
+        Self {
+            hub,
+            id,
+            outbox,
+            version,
+            topics: Topics::default(),
+        }
+    }
+
+    /// Whether it has any subscription.
+    pub(in crate::redis) fn is_empty(&self) -> bool {
+        self.topics.names.is_empty()
+    }
+
+    /// Subscribes to each, and acknowledges each in turn.
+    ///
+    /// # Cancel safety
+    /// Safe: what has been acknowledged stays.
+    pub(in crate::redis) async fn subscribe(
+        &mut self,
+        kind: Kind,
+        names: &[Bytes],
+    ) -> Result<(), Refusal> {
+        let hub = Arc::clone(&self.hub);
+        let mut waits = VecDeque::with_capacity(names.len());
+        for name in names {
+            // There may be a million of them, and others have to be served, too.
+            consume_budget().await;
+            hub.want(kind, name);
+            waits.push_back(Wait {
+                hub: &hub,
+                kind,
+                name,
+            });
+        }
+        while let Some(wait) = waits.pop_front() {
+            consume_budget().await;
+            let is_new = self.topics.insert(kind, wait.name);
+            let ack = self.acknowledgement(kind.commands().0, Some(wait.name), kind);
+            let member = Member {
+                outbox: Arc::clone(&self.outbox),
+                version: self.version,
+            };
+            let (id, outbox) = (self.id, Arc::clone(&self.outbox));
+            let confirmed = hub
+                .confirmed(kind, wait.name, |topic| {
+                    // Under the lock of the hub: no message can come before it.
+                    outbox.append(|out| out.extend_from_slice(&ack));
+                    topic.members.insert(id, member);
+                })
+                .await;
+            if let Err(refusal) = confirmed {
+                // What it had before it still has.
+                if is_new {
+                    self.topics.remove(kind, wait.name);
+                }
+                return Err(refusal);
+            }
+        }
+        Ok(())
+    }
+
+    /// Leaves some, or all of a kind, and acknowledges each.
+    ///
+    /// # Cancel safety
+    /// Safe: what has been acknowledged is left.
+    pub(in crate::redis) async fn unsubscribe(&mut self, kind: Kind, names: &[Bytes]) {
+        let all: Vec<Bytes>;
+        let names = if names.is_empty() {
+            all = self.topics.of_kind(kind);
+            &all
+        } else {
+            names
+        };
+        for name in names {
+            consume_budget().await;
+            self.topics.remove(kind, name);
+            self.hub.leave(kind, name, self.id);
+            let ack = self.acknowledgement(kind.commands().1, Some(name), kind);
+            self.outbox.append(|out| out.extend_from_slice(&ack));
+        }
+        if names.is_empty() {
+            let ack = self.acknowledgement(kind.commands().1, None, kind);
+            self.outbox.append(|out| out.extend_from_slice(&ack));
+        }
+    }
+
+    /// `[command, name, count]`: channels and patterns count together, shard channels apart.
+    fn acknowledgement(&self, command: &str, name: Option<&Bytes>, kind: Kind) -> BytesMut {
+        let count = match kind {
+            Kind::Channel | Kind::Pattern => self.topics.plain,
+            Kind::Shard => self.topics.shard,
+        };
+        let mut out = BytesMut::new();
+        wire::push(&mut out, self.version, 3);
+        wire::bulk(&mut out, command.as_bytes());
+        match name {
+            Some(name) => wire::bulk(&mut out, name),
+            None => out.extend_from_slice(self.version.pick([b"$-1\r\n", b"_\r\n"])),
+        }
+        wire::integer(&mut out, u64::try_from(count).unwrap_or(u64::MAX));
+        out
+    }
+}
+
+impl Drop for Subscriber {
+    fn drop(&mut self) {
+        for (kind, name) in std::mem::take(&mut self.topics.names) {
+            self.hub.leave(kind, &name, self.id);
+        }
+    }
+}
+
+impl Topics {
+    /// Adds one. False: it was there.
+    fn insert(&mut self, kind: Kind, name: &Bytes) -> bool {
+        let is_new = self.names.insert((kind, name.clone()));
+        *self.count(kind) += usize::from(is_new);
+        is_new
+    }
+
+    fn remove(&mut self, kind: Kind, name: &Bytes) {
+        let was_there = self.names.remove(&(kind, name.clone()));
+        *self.count(kind) -= usize::from(was_there);
+    }
+
+    fn of_kind(&self, kind: Kind) -> Vec<Bytes> {
+        let of_kind = self.names.iter().filter(|(other, _)| *other == kind);
+        of_kind.map(|(_, name)| name.clone()).collect()
+    }
+
+    fn count(&mut self, kind: Kind) -> &mut usize {
+        match kind {
+            Kind::Channel | Kind::Pattern => &mut self.plain,
+            Kind::Shard => &mut self.shard,
+        }
+    }
+}
+
+impl Drop for Wait<'_> {
+    fn drop(&mut self) {
+        self.hub.waited(self.kind, self.name);
+    }
+}
