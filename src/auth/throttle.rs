@@ -19,15 +19,15 @@ const BLOCK_AFTER: u32 = 50;
 /// An entry without failures for this long is forgotten.
 const FORGET_AFTER: Duration = Duration::from_mins(5);
 
-/// Whose failures are counted: an address together with the name it tried.
+/// Whose failures are counted: an address together with the login it tried.
 ///
-/// Both, because an address may be a whole company's, and a name alone would let anybody lock out
+/// Both, because an address may be a whole company's, and a login alone would let anybody lock out
 /// its owner.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct ThrottleKey {
     /// The client's address.
     pub address: IpAddr,
-    /// The tenant part of the login.
+    /// The login.
     pub name: String,
 }
 

@@ -19,6 +19,7 @@ use crate::{
     session::{Admission, Board, ClientFigures},
     shutdown::Shutdown,
     telemetry::PoolMeters,
+    tenant::TenantId,
 };
 
 /// The services and what they share.
@@ -112,22 +113,26 @@ impl Services {
     async fn apply(&self, change: Change, registry: &Registry) {
         match change {
             Change::Revoked(credential) => self.board.end_credential(credential),
-            Change::Removed(tenant) => {
-                self.board.end_tenant(tenant);
-                self.postgres.fleet().remove(tenant);
-                self.redis.fleet().remove(tenant);
-                self.mongodb.fleet().remove(tenant);
-            }
+            Change::Removed(tenant) => self.end(tenant),
             Change::Changed(id) => match registry.tenant(id).await {
                 Ok(Some(tenant)) => {
                     self.postgres.fleet().renew(&tenant);
                     self.redis.fleet().renew(&tenant);
                     self.mongodb.fleet().renew(&tenant);
                 }
-                Ok(None) => {}
+                // Switched off, or its connection string does not open any more.
+                Ok(None) => self.end(id),
                 Err(error) => tracing::warn!(%error, tenant = %id, "pool not renewed"),
             },
         }
+    }
+
+    /// Ends a tenant's clients and its pools.
+    fn end(&self, tenant: TenantId) {
+        self.board.end_tenant(tenant);
+        self.postgres.fleet().remove(tenant);
+        self.redis.fleet().remove(tenant);
+        self.mongodb.fleet().remove(tenant);
     }
 
     fn pools_of(&self, protocol: Protocol) -> Vec<PoolStats> {

@@ -141,6 +141,11 @@ pub(crate) struct Newcomer {
 }
 
 impl Conversation {
+    /// Whether a proof is awaited.
+    pub(crate) const fn is_begun(&self) -> bool {
+        matches!(self, Self::Begun(_))
+    }
+
     /// Answers the first message. A login that was under way is forgotten.
     pub(crate) async fn begin(
         &mut self,
@@ -217,6 +222,7 @@ impl Conversation {
         let admitted = begun
             .candidate
             .proven()
+            .await
             .map_err(|refusal| refused(&refusal))?;
         if !begun.skips_empty_exchange {
             *self = Self::Proven;

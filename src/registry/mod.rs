@@ -145,6 +145,12 @@ impl Registry {
         })
     }
 
+    /// The key of verifiers for names that do not exist: like real ones, they are the same after a
+    /// restart and in every gateway over this registry.
+    pub fn mock_key(&self) -> [u8; 32] {
+        *self.vault.keyring().derive("mock verifiers")
+    }
+
     /// Whether the store answers.
     pub async fn is_readable(&self) -> bool {
         let ping = sqlx::query("SELECT 1 FROM databases LIMIT 1").fetch_optional(self.store.pool());

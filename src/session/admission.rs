@@ -50,10 +50,23 @@ pub struct Candidate {
     admission: Arc<Admission>,
     protocol: Protocol,
     peer: SocketAddr,
-    throttle: ThrottleKey,
+    sought: Sought,
     place: Place,
     account: Option<Account>,
     verifier: ScramVerifier,
+    /// Two signals name two databases; told to a proven login only.
+    contradiction: Option<Refusal>,
+}
+
+/// Whom a claim was found to mean, to be looked up again once it is proven.
+struct Sought {
+    address: SoughtAddress,
+    database: Option<String>,
+}
+
+enum SoughtAddress {
+    Login { user: String, name: String },
+    Issued { public_id: String },
 }
 
 /// A client that is in.
@@ -72,17 +85,16 @@ impl Admission {
     /// An admission over a registry.
     ///
     /// # Errors
-    /// When the system has no randomness for this process' keys.
+    /// When the system has no randomness for this process' key.
     pub fn new(registry: Arc<Registry>, board: Arc<Board>) -> Result<Arc<Self>, getrandom::Error> {
-        let (mut mock_key, mut password_key) = ([0; 32], [0; 32]);
-        getrandom::fill(&mut mock_key)?;
+        let mut password_key = [0; 32];
         getrandom::fill(&mut password_key)?;
         Ok(Arc::new(Self {
+            mock_key: registry.mock_key(),
             registry,
             board,
             throttle: Mutex::default(),
             passwords: PasswordCheck::new(password_key),
-            mock_key,
             meters: Protocol::ALL.map(SessionMeters::new),
         }))
     }
@@ -117,39 +129,32 @@ impl Admission {
             (None, Some((user, name))) => (user, Some(name)),
             (None, None) => (claim.login, None),
         };
-        let key = ThrottleKey {
-            address: claim.peer.ip(),
-            name: name.or(host_label).unwrap_or_default().to_ascii_lowercase(),
-        };
-        self.check_throttle(claim.protocol, &key)?;
-        let named = match name {
-            Some(name) => Some(self.resolve(&claim, user, name).await?),
-            None => None,
-        };
-        // A host name that is no tenant's is just the gateway's own, and says nothing.
-        let hosted = match host_label {
-            Some(label) => {
-                let found = self.resolve(&claim, user, label).await?;
-                (!matches!(found.place, Place::Nobody)).then_some(found)
-            }
-            None => None,
-        };
-        let found = match (named, hosted) {
-            (Some(named), Some(hosted)) => {
-                if let (Place::One(one), Place::One(other)) = (&named.place, &hosted.place)
-                    && one.id != other.id
-                {
-                    return Err(contradiction(&one.slug, &other.slug));
-                }
-                named
-            }
-            (Some(found), None) | (None, Some(found)) => found,
-            (None, None) => Found {
-                place: Place::Nobody,
-                account: None,
+        let mut sought = Sought {
+            address: SoughtAddress::Login {
+                user: user.to_owned(),
+                name: name.or(host_label).unwrap_or_default().to_ascii_lowercase(),
             },
+            database: claim.database.map(str::to_owned),
         };
-        Ok(self.candidate(claim.protocol, claim.peer, claim.login, key, found))
+        self.check_throttle(claim.protocol, &sought.key(claim.peer))?;
+        let mut found = self.resolve(claim.protocol, &sought).await?;
+        let mut contradicted = None;
+        // A host name that is no tenant's is just the gateway's own, and says nothing.
+        if let (Some(_), Some(label)) = (name, host_label) {
+            sought.rename(label);
+            let hosted = self.resolve(claim.protocol, &sought).await?;
+            match (&found.place, &hosted.place) {
+                (Place::One(one), Place::One(other)) if one.id != other.id => {
+                    contradicted = Some(contradiction(&one.slug, &other.slug));
+                }
+                (Place::Nobody, Place::One(_) | Place::Several(_)) => found = hosted,
+                _ => {}
+            }
+            sought.rename(name.unwrap_or(label));
+        }
+        let mut candidate = self.candidate(claim.protocol, claim.peer, sought, found);
+        candidate.contradiction = contradicted;
+        Ok(candidate)
     }
 
     /// Finds whom an issued password's public part means (Redis `AUTH ppc_…`).
@@ -159,29 +164,27 @@ impl Admission {
         protocol: Protocol,
         peer: SocketAddr,
     ) -> Result<Candidate, Refusal> {
-        let key = ThrottleKey {
-            address: peer.ip(),
-            name: public_id.to_owned(),
+        let address = SoughtAddress::Issued {
+            public_id: public_id.to_owned(),
         };
-        self.check_throttle(protocol, &key)?;
-        let query = Query {
-            protocol,
-            address: Address::Issued { public_id },
+        let sought = Sought {
+            address,
             database: None,
         };
-        let found = self
-            .registry
-            .resolve(&query)
-            .await
-            .map_err(|_| Refusal::RegistryDown)?;
-        Ok(self.candidate(protocol, peer, public_id, key, found))
+        self.check_throttle(protocol, &sought.key(peer))?;
+        let found = self.resolve(protocol, &sought).await?;
+        Ok(self.candidate(protocol, peer, sought, found))
     }
 
-    async fn resolve(&self, claim: &Claim<'_>, user: &str, name: &str) -> Result<Found, Refusal> {
+    async fn resolve(&self, protocol: Protocol, sought: &Sought) -> Result<Found, Refusal> {
+        let address = match &sought.address {
+            SoughtAddress::Login { user, name } => Address::Login { user, name },
+            SoughtAddress::Issued { public_id } => Address::Issued { public_id },
+        };
         let query = Query {
-            protocol: claim.protocol,
-            address: Address::Login { user, name },
-            database: claim.database,
+            protocol,
+            address,
+            database: sought.database.as_deref(),
         };
         self.registry.resolve(&query).await.map_err(|error| {
             tracing::error!(%error, "login without registry");
@@ -193,22 +196,22 @@ impl Admission {
         self: &Arc<Self>,
         protocol: Protocol,
         peer: SocketAddr,
-        login: &str,
-        throttle: ThrottleKey,
+        sought: Sought,
         found: Found,
     ) -> Candidate {
         let verifier = match &found.account {
             Some(account) => account.verifier.clone(),
-            None => ScramVerifier::mock(login, &self.mock_key),
+            None => ScramVerifier::mock(&sought.key(peer).name, &self.mock_key),
         };
         Candidate {
             admission: Arc::clone(self),
             protocol,
             peer,
-            throttle,
+            sought,
             place: found.place,
             account: found.account,
             verifier,
+            contradiction: None,
         }
     }
 
@@ -244,17 +247,23 @@ impl Candidate {
                 .matches(&self.verifier, password)
                 .await;
         if fits {
-            self.proven()
+            self.proven().await
         } else {
             Err(self.rejected().await)
         }
     }
 
     /// Admits a client whose proof was right.
-    pub fn proven(self) -> Result<Admitted, Refusal> {
-        self.admission.throttle.lock().succeeded(&self.throttle);
+    pub async fn proven(self) -> Result<Admitted, Refusal> {
+        let key = self.sought.key(self.peer);
+        self.admission.check_throttle(self.protocol, &key)?;
         let meters = self.admission.meters(self.protocol);
-        let outcome = self.seat();
+        let outcome = match self.seat() {
+            Ok(admitted) if self.is_still_good().await => Ok(admitted),
+            Ok(_) => Err(Refusal::LoginRejected),
+            Err(refusal) => Err(refusal),
+        };
+        self.admission.throttle.lock().succeeded(&key);
         meters.login(match &outcome {
             Ok(_) => LoginOutcome::Admitted,
             Err(_) => LoginOutcome::Refused,
@@ -262,16 +271,33 @@ impl Candidate {
         outcome
     }
 
+    /// Whether the registry still says what it said when the login began.
+    ///
+    /// Asked once the client has its seat: a change that is not seen here finds the seat.
+    async fn is_still_good(&self) -> bool {
+        // While the registry is out of reach, known tenants go on.
+        let Ok(now) = self.admission.resolve(self.protocol, &self.sought).await else {
+            return true;
+        };
+        let same_place = match (&self.place, &now.place) {
+            (Place::One(then), Place::One(now)) => then.id == now.id,
+            _ => false,
+        };
+        let known = |account: &Option<Account>| {
+            account
+                .as_ref()
+                .map(|account| (account.credential, account.verifier.stored_key))
+        };
+        same_place && known(&self.account) == known(&now.account)
+    }
+
     /// Counts a failed proof, waits as long as the failures have earned, and gives the one answer.
     pub async fn rejected(self) -> Refusal {
         self.admission
             .meters(self.protocol)
             .login(LoginOutcome::Rejected);
-        let delay = self
-            .admission
-            .throttle
-            .lock()
-            .failed(self.throttle, Instant::now());
+        let key = self.sought.key(self.peer);
+        let delay = self.admission.throttle.lock().failed(key, Instant::now());
         tokio::time::sleep(delay).await;
         Refusal::LoginRejected
     }
@@ -280,6 +306,9 @@ impl Candidate {
         let Some(account) = &self.account else {
             return Err(Refusal::LoginRejected);
         };
+        if let Some(contradiction) = &self.contradiction {
+            return Err(contradiction.clone());
+        }
         let tenant = match &self.place {
             Place::One(tenant) => Arc::clone(tenant),
             Place::Several(names) => {
@@ -309,6 +338,27 @@ impl Candidate {
             role: account.role,
             seat,
         })
+    }
+}
+
+impl Sought {
+    /// Whose failures are counted: this address with this very login, so that nobody is locked out by
+    /// a colleague, and failures with one login are not cleared by success with another.
+    fn key(&self, peer: SocketAddr) -> ThrottleKey {
+        let name = match &self.address {
+            SoughtAddress::Login { user, name } => format!("{user}.{name}"),
+            SoughtAddress::Issued { public_id } => public_id.clone(),
+        };
+        ThrottleKey {
+            address: peer.ip(),
+            name,
+        }
+    }
+
+    fn rename(&mut self, to: &str) {
+        if let SoughtAddress::Login { name, .. } = &mut self.address {
+            *name = to.to_ascii_lowercase();
+        }
     }
 }
 

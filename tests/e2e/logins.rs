@@ -1,7 +1,8 @@
 //! One rule for three protocols: who gets in, and that the refusals tell nothing.
 
 use crate::support::{
-    Gateway, Servers, mongodb_login, postgres_login, postgres_query, redis_login,
+    Gateway, Servers, mongodb_begin_login, mongodb_finish_login, mongodb_login, postgres_login,
+    postgres_query, redis_login,
 };
 
 fn rejects(gateway: &Gateway, user: &str, password: &str) {
@@ -119,4 +120,65 @@ fn wrong_upstream_password_fails_at_login() {
         let (fine, _, text) = gateway.cli(&["add", &wrong, "--project", "demo", "--name", "x"]);
         assert!(!fine && text.contains("login"), "{wrong}: {text}");
     }
+}
+
+/// Issues a credential of project `demo`; its id, user and password.
+fn issue(gateway: &Gateway, user: &str) -> (String, String, String) {
+    let arguments = [
+        "credential",
+        "issue",
+        "--project",
+        "demo",
+        "--user",
+        user,
+        "--role",
+        "write",
+    ];
+    let (fine, value, text) = gateway.cli(&arguments);
+    assert!(fine, "{text}");
+    let part = |key: &str| {
+        value[key]
+            .as_str()
+            .unwrap_or_else(|| panic!("{key}: {text}"))
+            .to_owned()
+    };
+    (part("id"), part("username"), part("password"))
+}
+
+#[test]
+fn revoked_credential_ends_its_sessions_and_logins_under_way() {
+    let Some(servers) = Servers::find() else {
+        return;
+    };
+    let gateway = Gateway::start();
+    gateway.add(&servers.redis, "cache");
+    gateway.add(&servers.mongodb, "docs");
+    let (id, user, password) = issue(&gateway, "leaver");
+    let mut seated = redis_login(gateway.redis, &user, &password).unwrap();
+    let (mut late, finish) = mongodb_begin_login(gateway.mongodb, &user, &password).unwrap();
+
+    let (fine, _, text) = gateway.cli(&["credential", "revoke", &id]);
+    assert!(fine, "{text}");
+    seated.rest();
+    assert_eq!(mongodb_finish_login(&mut late, &finish).err().unwrap(), 18);
+}
+
+#[test]
+fn removed_database_ends_its_clients() {
+    let Some(servers) = Servers::find() else {
+        return;
+    };
+    let gateway = Gateway::start();
+    gateway.add(&servers.redis, "cache");
+    let (_, user, password) = issue(&gateway, "stayer");
+    let mut seated = redis_login(gateway.redis, &user, &password).unwrap();
+    let (fine, _, text) = gateway.cli(&["remove", "cache"]);
+    assert!(fine, "{text}");
+    seated.rest();
+    assert!(
+        redis_login(gateway.redis, &user, &password)
+            .err()
+            .unwrap()
+            .starts_with("-WRONGPASS")
+    );
 }

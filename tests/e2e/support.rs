@@ -14,6 +14,7 @@ use std::{
     time::Duration,
 };
 
+use bson::doc;
 use polypool::{auth::scram, crypto::Secret};
 use serde_json::Value;
 use tokio::time::Instant;
@@ -450,16 +451,37 @@ pub(crate) fn mongodb_run(raw: &mut Raw, document: &bson::Document) -> bson::Doc
     bson::Document::from_reader(&body[5..]).unwrap()
 }
 
+/// A login whose proof is ready to be sent.
+pub(crate) struct Proof {
+    finish: scram::Finish,
+    conversation: bson::Bson,
+}
+
+fn payload(text: &str) -> bson::Binary {
+    let subtype = bson::spec::BinarySubtype::Generic;
+    bson::Binary {
+        subtype,
+        bytes: text.as_bytes().to_vec(),
+    }
+}
+
+fn said(reply: &bson::Document) -> String {
+    String::from_utf8(reply.get_binary_generic("payload").unwrap().clone()).unwrap()
+}
+
 /// Logs in with SCRAM-SHA-256; `Err` is the code that came instead.
 pub(crate) fn mongodb_login(to: SocketAddr, user: &str, password: &str) -> Result<Raw, i32> {
-    use bson::{Binary, doc, spec::BinarySubtype};
-    let payload = |text: &str| Binary {
-        subtype: BinarySubtype::Generic,
-        bytes: text.as_bytes().to_vec(),
-    };
-    let said = |reply: &bson::Document| {
-        String::from_utf8(reply.get_binary_generic("payload").unwrap().clone()).unwrap()
-    };
+    let (mut raw, proof) = mongodb_begin_login(to, user, password)?;
+    mongodb_finish_login(&mut raw, &proof)?;
+    Ok(raw)
+}
+
+/// Says hello and exchanges the first messages of a login.
+pub(crate) fn mongodb_begin_login(
+    to: SocketAddr,
+    user: &str,
+    password: &str,
+) -> Result<(Raw, Proof), i32> {
     let mut raw = Raw::connect(to);
     let hello = mongodb_run(&mut raw, &doc! { "hello": 1, "$db": "admin" });
     assert_eq!(hello.get_str("msg").unwrap(), "isdbgrid");
@@ -474,14 +496,26 @@ pub(crate) fn mongodb_login(to: SocketAddr, user: &str, password: &str) -> Resul
     }
     let secret = Secret::from(password.to_owned());
     let finish = client.answer(&said(&reply), &secret, None).unwrap();
-    let id = reply.get("conversationId").unwrap().clone();
+    let conversation = reply.get("conversationId").unwrap().clone();
+    Ok((
+        raw,
+        Proof {
+            finish,
+            conversation,
+        },
+    ))
+}
+
+/// Sends the proof.
+pub(crate) fn mongodb_finish_login(raw: &mut Raw, proof: &Proof) -> Result<(), i32> {
     let go_on = doc! {
-        "saslContinue": 1, "conversationId": id, "payload": payload(&finish.message), "$db": "admin",
+        "saslContinue": 1, "conversationId": proof.conversation.clone(),
+        "payload": payload(&proof.finish.message), "$db": "admin",
     };
-    let reply = mongodb_run(&mut raw, &go_on);
+    let reply = mongodb_run(raw, &go_on);
     if let Ok(code) = reply.get_i32("code") {
         return Err(code);
     }
-    finish.check(&said(&reply)).unwrap();
-    Ok(raw)
+    proof.finish.check(&said(&reply)).unwrap();
+    Ok(())
 }

@@ -161,7 +161,7 @@ impl Login<'_> {
         let last = self.password_message().await?;
         match server.finish(text(&last)?) {
             Ok(signature) => {
-                let admitted = candidate.proven()?;
+                let admitted = candidate.proven().await?;
                 wire::authentication(&mut self.client.out, 12, signature.as_bytes());
                 Ok(admitted)
             }
