@@ -223,10 +223,8 @@ impl Session {
             let upstream = &mut lease.upstream;
             let known = upstream.intake.pending();
             let here = known.get(..rest.min(known.len())).unwrap_or_default();
-            if outlet::write_all(&mut self.client, here).await.is_err() {
-                return Flow::Break(SessionEnd::Vanished);
-            }
             let count = here.len();
+            hand_on(&mut self.client, &mut self.ending, here).await?;
             upstream.intake.consume(count);
             rest -= count;
             if rest == 0 {
@@ -252,10 +250,14 @@ impl Session {
         self.count(read, 0);
         let ping = rawdoc! { "ping": 1, "$db": "admin" };
         let upstream = &mut lease.upstream;
-        match converse(&mut upstream.stream, &mut upstream.intake, &ping).await {
-            Ok(_) => give_back(lease),
-            Err(error) => {
-                tracing::debug!(%error, "upstream lost after a write without reply");
+        let asked = converse(&mut upstream.stream, &mut upstream.intake, &ping);
+        match timeout(STALL_MAX, asked).await {
+            Ok(Ok(_)) => give_back(lease),
+            lost => {
+                tracing::debug!(
+                    timed_out = lost.is_err(),
+                    "upstream lost after a write without reply"
+                );
                 lease.give_back(Residue::Broken(CloseReason::Lost));
             }
         }
@@ -294,6 +296,17 @@ fn sent(outcome: &io::Result<()>) -> Sent {
         Ok(()) => Sent::All,
         Err(_) => Sent::Failed,
     }
+}
+
+/// Writes to a client, which may take its time but not keep itself from being ended.
+async fn hand_on(client: &mut Stream, ending: &mut Ending, bytes: &[u8]) -> Flow {
+    let mut write = pin!(outlet::write_all(client, bytes));
+    poll_fn(|context| match write.as_mut().poll(context) {
+        Poll::Ready(Ok(())) => Poll::Ready(Flow::Continue(())),
+        Poll::Ready(Err(_)) => Poll::Ready(Flow::Break(SessionEnd::Vanished)),
+        Poll::Pending => ending.poll_busy(context).map(Flow::Break),
+    })
+    .await
 }
 
 /// Gives an upstream back whose reply was read to the end; bytes beyond it make it unusable.

@@ -19,6 +19,7 @@ use crate::telemetry::SessionEnd;
 impl Session {
     /// The hello's reply; what rides along is taken care of.
     pub(super) async fn greet(&mut self, mut hello: Hello) -> RawDocumentBuf {
+        self.is_greeted = true;
         if let Some(metadata) = hello.metadata.take() {
             self.is_introduced = true;
             self.label = metadata.label;

@@ -40,6 +40,11 @@ pub(super) const LOGIN_BYTES_MAX: usize = 64 * 1024;
 const KEPT_BYTES: usize = 1024;
 /// How long the rest of a message may take once it began, without any progress.
 const PARTIAL_WAIT_MAX: Duration = Duration::from_secs(30);
+/// How long a connection may take to say hello, and to prove a login that it began.
+const LOGIN_WAIT_MAX: Duration = Duration::from_mins(1);
+/// How long a connection that only watches may be quiet. Monitors never log in, and ask every ten
+/// seconds; nobody who is silent for this long is one.
+const MONITOR_QUIET_MAX: Duration = Duration::from_mins(10);
 /// Requests after which the counters that all sessions share are brought up to date.
 const COUNTED_TOGETHER: u32 = 64;
 
@@ -56,6 +61,7 @@ pub(super) struct Session {
     pub(super) tally: Tally,
     conversation: Conversation,
     connection: i32,
+    is_greeted: bool,
     is_introduced: bool,
     label: Option<String>,
     next_reply: i32,
@@ -89,6 +95,7 @@ impl Session {
             tally: Tally::default(),
             conversation: Conversation::None,
             connection,
+            is_greeted: false,
             is_introduced: false,
             label: None,
             next_reply: 0,
@@ -106,11 +113,27 @@ impl Session {
     }
 
     async fn serve_next(&mut self) -> Flow {
-        let header = self.next_request().await?;
+        let header = match self.stranger_wait_max() {
+            None => self.next_request().await?,
+            Some(wait_max) => timeout(wait_max, self.next_request())
+                .await
+                .unwrap_or(Flow::Break(SessionEnd::Limit))?,
+        };
         match header.opcode {
             Opcode::Message => self.serve_message(header).await,
             Opcode::Query => Box::pin(self.serve_query(header)).await,
             Opcode::Reply => self.malformed("a reply from a client"),
+        }
+    }
+
+    /// How long the next request may take of a client that is not logged in.
+    fn stranger_wait_max(&self) -> Option<Duration> {
+        if self.member.is_some() {
+            None
+        } else if self.is_greeted && !self.conversation.is_begun() {
+            Some(MONITOR_QUIET_MAX)
+        } else {
+            Some(LOGIN_WAIT_MAX)
         }
     }
 
