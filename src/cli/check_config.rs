@@ -6,7 +6,7 @@ use serde_json::json;
 
 use super::output::Output;
 use crate::{
-    config::{Config, DEFAULT_FILE},
+    config::{Config, ConfigFault, DEFAULT_FILE},
     crypto::Keyring,
     net::tls::{ClientTls, ServerTls},
 };
@@ -14,12 +14,21 @@ use crate::{
 /// Key, line and variable faults have been found by loading; here is what else can be known.
 pub(super) fn run(config: &Config, file: Option<&Path>, output: &Output) -> anyhow::Result<()> {
     config.check_registry()?;
+    let unusable = |key: &'static str| {
+        move |error: &dyn std::fmt::Display| ConfigFault::Value {
+            key,
+            why: error.to_string(),
+        }
+    };
     if let Some(keys) = config.secrets.encryption_keys.get() {
-        Keyring::parse(keys.expose())?;
+        Keyring::parse(keys.expose())
+            .map_err(|error| unusable("secrets.encryption_keys")(&error))?;
     }
-    ClientTls::new(config.tls.upstream_roots().map(std::path::PathBuf::as_path))?;
+    ClientTls::new(config.tls.upstream_roots().map(std::path::PathBuf::as_path))
+        .map_err(|error| unusable("tls.upstream_roots")(&error))?;
     if let Some((certificate, key)) = config.tls.server_files() {
-        ServerTls::load(&certificate, &key)?;
+        ServerTls::load(&certificate, &key)
+            .map_err(|error| unusable("tls.certificate and tls.key")(&error))?;
     }
     let default = Path::new(DEFAULT_FILE);
     let file = file.or_else(|| default.is_file().then_some(default));

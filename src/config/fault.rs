@@ -27,6 +27,14 @@ pub enum ConfigFault {
         /// What is wrong with it.
         why: String,
     },
+    /// What a key names cannot be used, wherever it was set.
+    #[error("{key}: {why}")]
+    Value {
+        /// The key with its section.
+        key: &'static str,
+        /// What is wrong with it.
+        why: String,
+    },
     /// A variable of the environment is wrong.
     #[error("{name}: {why}")]
     Variable {
