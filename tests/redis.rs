@@ -42,6 +42,7 @@ struct Gateway {
     slug: String,
     passwords: [(Role, Secret); 3],
     target: Target,
+    shutdown: Shutdown,
     _folder: tempfile::TempDir,
 }
 
@@ -123,10 +124,11 @@ impl Gateway {
             let issued = registry.issue(new, &Actor::local()).await.unwrap();
             passwords.push((role, issued.password));
         }
+        let shutdown = Shutdown::new();
         let service = Service::new(Parts {
             settings: Settings::default(),
             admission: Admission::new(Arc::new(registry), Board::new()).unwrap(),
-            shutdown: Shutdown::new(),
+            shutdown: shutdown.clone(),
             client_tls: ClientTls::new(None).unwrap(),
             server_tls: None,
             budget: pool::Budget::new(100),
@@ -138,6 +140,7 @@ impl Gateway {
             slug: row.slug,
             passwords: passwords.try_into().unwrap(),
             target: Target::parse(direct).unwrap(),
+            shutdown,
             _folder: folder,
         }
     }
@@ -695,6 +698,26 @@ async fn the_end_of_a_blocked_client_is_seen_behind_what_it_sent() {
             !own.any(|line| line.contains("cmd=blpop"))
         })
         .await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_drain_ends_clients_that_block_or_wait_for_it() {
+    let Some(gateway) = Gateway::start("drain").await else {
+        return;
+    };
+    let mut waiting = Vec::new();
+    // More than may have an upstream of their own.
+    for _ in 0..20 {
+        let mut client = gateway.client(Role::Write).await;
+        client.send(&["BLPOP", "polypool:drain:none", "0"]).await;
+        waiting.push(client);
+    }
+    waiting.push(Client::connect(gateway.address).await);
+    sleep(Duration::from_millis(200)).await;
+    gateway.shutdown.begin_drain();
+    for client in &mut waiting {
+        assert!(client.is_closed().await);
     }
 }
 
