@@ -404,3 +404,42 @@ async fn logins_that_fail_say_so_in_one_way() {
         assert_eq!(refused.err().unwrap(), "0A000", "{name}");
     }
 }
+
+/// A step that must not take for ever.
+async fn soon<T>(step: impl Future<Output = T>) -> T {
+    let limit = Duration::from_secs(10);
+    tokio::time::timeout(limit, step).await.expect("it hangs")
+}
+
+#[tokio::test]
+async fn copy_data_goes_to_the_copy_that_asks_for_it() {
+    let Some(gateway) = Gateway::start().await else {
+        return;
+    };
+    let mut client = gateway.client().await;
+    let data = [message(b'd', b"1\n2\n"), message(b'c', b"")].concat();
+    client.query("begin").await;
+    // From here on, what the transaction did to its session is to be asked for.
+    client.query("create temp table s (a int)").await;
+    client
+        .send(&[&query("copy s from stdin")[..], &data].concat())
+        .await;
+    assert_eq!(soon(client.unit()).await.0, "GCZT");
+    let copy = [parse("", "copy s from stdin"), run("")].concat();
+    let (ahead, sync) = (copy.len() - 5, message(b'S', b""));
+    // With a Sync that the server leaves out while it copies, and without.
+    for copy in [&copy[..], &copy[..ahead]] {
+        client.send(&[copy, &data, &sync].concat()).await;
+        assert_eq!(soon(client.unit()).await.0, "12GCZT");
+    }
+    assert_eq!(
+        client.query("select count(*) from s").await,
+        ("TDCZT".into(), vec!["6".into()])
+    );
+    client
+        .send(&[&query("copy nothing from stdin")[..], &data].concat())
+        .await;
+    assert_eq!(soon(client.unit()).await.0, "42P01EZE");
+    assert_eq!(client.query("rollback").await.0, "CZI");
+    gateway.settle().await;
+}

@@ -74,10 +74,11 @@ impl Session {
                     None => continue,
                 }
             }
-            // What may have changed the session is asked for before anything else runs in it.
-            let begins = self.exchange.is_between_units();
-            let suspect = self.state.suspect;
-            if begins && suspect || self.exchange.outstanding() > OUTSTANDING_MAX {
+            // What may have changed the session is asked for before anything else runs in it; copy
+            // data belongs to what runs.
+            let copies = matches!(frame.tag, b'd' | b'c' | b'f');
+            let begins = self.exchange.is_between_units() && self.state.suspect;
+            if !copies && (begins || self.exchange.outstanding() > OUTSTANDING_MAX) {
                 return Ok(Need::Replies);
             }
             if self.exchange.is_quiet() {
@@ -172,6 +173,10 @@ impl Session {
             b'S' => Ok(self.forward(frame, Reply::Sync)),
             b'H' => Ok(self.pass(frame)),
             b'd' | b'c' | b'f' => {
+                // Data that was sent ahead waits until it is asked for, or turns out to be stray.
+                if !self.exchange.copy_in() && self.exchange.outstanding() > 0 {
+                    return Ok(Step::Wait);
+                }
                 if frame.tag != b'd' {
                     self.exchange.copy_done();
                 }
