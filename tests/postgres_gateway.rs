@@ -443,3 +443,61 @@ async fn copy_data_goes_to_the_copy_that_asks_for_it() {
     assert_eq!(client.query("rollback").await.0, "CZI");
     gateway.settle().await;
 }
+
+#[tokio::test]
+async fn a_reader_cannot_leave_read_only_mode() {
+    let Some(gateway) = Gateway::start().await else {
+        return;
+    };
+    let mut reader = Client::log_in(gateway.address, "reader.main", &gateway.read, &[])
+        .await
+        .unwrap();
+    for text in [
+        "begin; reset all",
+        "reset all; select 1",
+        "commit; create table x (a int)",
+        "select 1; rollback; create table x (a int)",
+    ] {
+        assert_eq!(reader.query(text).await.0, "42501EZI", "{text}");
+    }
+    assert_eq!(reader.query("begin").await.0, "CZT");
+    assert_eq!(reader.query("reset all").await.0, "42501EZE");
+    assert_eq!(reader.query("rollback").await.0, "CZI");
+    for text in ["reset all", "discard all"] {
+        reader.send(&[parse("", text), run("")].concat()).await;
+        assert_eq!(reader.unit().await.0, "42501EZI", "{text}");
+    }
+    // What pools of drivers send when a connection is given back to them.
+    let tidy = "select pg_advisory_unlock_all(); close all; unlisten *; reset all;";
+    for text in ["reset all", "discard all", tidy] {
+        assert!(reader.query(text).await.0.ends_with("CZI"), "{text}");
+        assert_eq!(reader.query("create table x (a int)").await.0, "25006EZI");
+    }
+    assert_eq!(reader.query("begin; select 1; commit").await.0, "CTDCCZI");
+}
+
+#[tokio::test]
+async fn functions_are_called_by_number_for_large_objects_only() {
+    let Some(gateway) = Gateway::start().await else {
+        return;
+    };
+    let mut reader = Client::log_in(gateway.address, "reader.main", &gateway.read, &[])
+        .await
+        .unwrap();
+    let mut writer = gateway.client().await;
+    // One argument of four bytes in binary, and so is the result.
+    let call = |function: u32| {
+        let rest: &[u8] = &[0, 1, 0, 1, 0, 1, 0, 0, 0, 4, 255, 255, 255, 255, 0, 1];
+        message(b'F', &[&function.to_be_bytes()[..], rest].concat())
+    };
+    let (creat, import) = (957, 764);
+    writer.query("begin").await;
+    writer.send(&call(creat)).await;
+    assert_eq!(writer.unit().await.0, "VZT");
+    writer.send(&call(import)).await;
+    assert_eq!(writer.unit().await.0, "42501EZE");
+    reader.send(&call(creat)).await;
+    assert_eq!(reader.unit().await.0, "42501EZI");
+    writer.query("rollback").await;
+    assert_eq!(writer.query("select 1").await.1, ["1"]);
+}

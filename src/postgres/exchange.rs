@@ -112,6 +112,12 @@ impl Exchange {
         self.queue.is_empty() && self.status == IDLE && !self.open_unit
     }
 
+    /// No transaction is open, and nothing of the client's is under way.
+    pub(super) fn is_unused(&self) -> bool {
+        let ours = |expect: &Expect| matches!(expect.act, Act::Settings | Act::Audit);
+        self.status == IDLE && !self.open_unit && self.queue.iter().all(ours)
+    }
+
     /// Something was asked and not answered.
     pub(super) fn is_busy(&self) -> bool {
         !self.queue.is_empty() || self.open_unit

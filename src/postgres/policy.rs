@@ -63,6 +63,19 @@ pub(crate) fn admin_statement(first: &[u8], second: &[u8], third: &[u8]) -> Opti
     .map(|(_, _, name)| *name)
 }
 
+/// Whether a role may call a function by number (`FunctionCall`): those of large objects.
+pub(crate) fn may_call(role: Role, function: u32) -> bool {
+    // lo_open, lo_close, loread, lo_lseek, lo_tell, and with wide offsets.
+    let reads = matches!(function, 952..=954 | 956 | 958 | 3170 | 3171);
+    // lo_create, lowrite, lo_creat, lo_unlink, lo_truncate.
+    let writes = matches!(function, 715 | 955 | 957 | 964 | 1004 | 3172);
+    match role {
+        Role::Admin => true,
+        Role::Write => reads || writes,
+        Role::Read => reads,
+    }
+}
+
 /// The name of an administrator's function.
 pub(crate) fn admin_function(name: &[u8]) -> Option<&'static str> {
     if !(name.starts_with(b"pg_") || name.starts_with(b"lo_")) {
@@ -94,7 +107,10 @@ pub(crate) fn check(role: Role, facts: &Facts) -> Result<(), Refusal> {
             return refused("to leave read-only mode");
         }
         // In one text, what resets the session could be followed by what writes.
-        if facts.touches_session && facts.several {
+        if facts.goes_on {
+            return refused("to go on after a reset or a transaction's end while read-only");
+        }
+        if facts.touches_session && facts.several && !facts.resets_all {
             return refused(
                 "to change the session in a text of several statements while read-only",
             );

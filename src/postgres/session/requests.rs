@@ -15,6 +15,7 @@ use crate::{
         upstream::Upstream,
         wire::{self, Frame},
     },
+    tenant::Role,
 };
 
 /// Without a Sync, this much is collected before an upstream is taken for it.
@@ -168,7 +169,7 @@ impl Session {
             b'B' => self.bind(frame),
             b'D' | b'C' => self.describe_or_close(frame),
             b'E' => Ok(self.forward(frame, Reply::Execute)),
-            b'F' => Ok(self.forward(frame, Reply::Query)),
+            b'F' => self.call(frame),
             b'S' if self.exchange.copy_in() => Ok(self.pass(frame)),
             b'S' => Ok(self.forward(frame, Reply::Sync)),
             b'H' => Ok(self.pass(frame)),
@@ -219,7 +220,7 @@ impl Session {
         if let Some(lease) = &mut self.lease {
             lease.upstream.unnamed = None;
         }
-        if let Err(refused) = self.permit(&facts) {
+        if let Err(refused) = self.permit(&facts, b'Q') {
             return Ok(self.refuse_query(frame, &refused));
         }
         let named = facts.deallocates.as_deref();
@@ -231,9 +232,38 @@ impl Session {
         }
     }
 
-    /// Whether the client may run a text, here and now.
-    pub(super) fn permit(&self, facts: &Facts) -> Result<(), Refusal> {
+    /// A function that is called by number: nothing tells what it does to the session.
+    fn call(&mut self, frame: Frame) -> Result<Step, Stop> {
+        let body = wire::HEADER_BYTES..wire::HEADER_BYTES + 4;
+        if frame.bytes < body.end {
+            return Err(malformed("invalid FunctionCall message"));
+        }
+        let number = self.client.inbound.unseen().get(body);
+        let Some(number) = number.and_then(|bytes| bytes.first_chunk::<4>()) else {
+            return Ok(Step::Incomplete);
+        };
+        if policy::may_call(self.role, u32::from_be_bytes(*number)) {
+            self.state.suspect = true;
+            return Ok(self.forward(frame, Reply::Query));
+        }
+        let what = "a call of this function by number".into();
+        self.refuse_query(Frame { bytes: 0, ..frame }, &Refusal::NotPermitted { what });
+        self.request = Run {
+            left: frame.bytes,
+            dropped: true,
+        };
+        Ok(Step::Done)
+    }
+
+    /// Whether the client may run a text, here and now, in a message of that type.
+    pub(super) fn permit(&self, facts: &Facts, tag: u8) -> Result<(), Refusal> {
         policy::check(self.role, facts)?;
+        // Alone, a reset is put right before anything else runs.
+        let apart = tag == b'Q' && !facts.begins && self.exchange.is_unused();
+        if self.role == Role::Read && facts.resets_all && !apart {
+            let what = "to reset the session inside of a transaction while read-only";
+            return Err(Refusal::NotPermitted { what: what.into() });
+        }
         let alone = self.exchange.is_quiet() && self.pin().is_none();
         if facts.recalls_sequence && !facts.advances_sequence && alone {
             let what = "currval or lastval outside of the transaction that advanced the sequence";
@@ -263,6 +293,7 @@ impl Session {
         let Some(lease) = &mut self.lease else {
             return Step::Done;
         };
+        lease.upstream.unnamed = None;
         let out = &mut lease.upstream.peer.out;
         self.client.inbound.skip(frame.bytes, out);
         wire::query(out, "!");

@@ -40,7 +40,7 @@ impl Session {
         let parse = wire::parse(body).ok_or_else(|| malformed("invalid Parse message"))?;
         if parse.name.is_empty() {
             let facts = scan(parse.text);
-            if let Err(refused) = self.permit(&facts) {
+            if let Err(refused) = self.permit(&facts, b'P') {
                 return Ok(self.refuse_message(frame, refusal::error_bytes(&refused)));
             }
             let serial = self.statements.set_unnamed(parse.rest, facts);
@@ -64,7 +64,7 @@ impl Session {
         }
         let dialect = self.wanted.dialect();
         let statement = self.tenancy.catalogue.find(dialect, parse.text, parse.rest);
-        if let Err(refused) = self.permit(&statement.facts) {
+        if let Err(refused) = self.permit(&statement.facts, b'P') {
             return Ok(self.refuse_message(frame, refusal::error_bytes(&refused)));
         }
         let unit = self.exchange.unit();

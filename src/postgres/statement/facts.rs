@@ -35,6 +35,12 @@ pub(crate) struct Facts {
     pub(crate) parameters: Vec<String>,
     /// It has more than one statement.
     pub(crate) several: bool,
+    /// It resets all parameters.
+    pub(crate) resets_all: bool,
+    /// It begins a transaction.
+    pub(crate) begins: bool,
+    /// A statement follows one that resets all parameters or ends a transaction.
+    pub(crate) goes_on: bool,
 }
 
 /// Scans a text.
@@ -59,6 +65,8 @@ struct Scan {
     copy_target: bool,
     statements: usize,
     started: bool,
+    /// A statement was seen that resets all parameters or ends a transaction.
+    fenced: bool,
     /// The name that a SET sets, until its `=` or TO.
     target: Option<String>,
     config: Option<ConfigCall>,
@@ -113,6 +121,7 @@ impl Scan {
         self.started = true;
         self.statements += 1;
         self.facts.several = self.statements > 1;
+        self.facts.goes_on |= self.fenced;
     }
 
     fn word(&mut self, word: Word) {
@@ -301,6 +310,7 @@ impl Scan {
         let lead = std::mem::take(&mut self.lead);
         let word = |at: usize| lead.get(at).map_or(&b""[..], Word::as_bytes);
         let facts = &mut self.facts;
+        self.fenced |= fence(facts, word(0), word(1));
         if let Some(what) = policy::admin_statement(word(0), word(1), word(2)) {
             facts.admin_only = Some(what);
         }
@@ -350,5 +360,21 @@ impl Scan {
         self.last = None;
         self.copy_target = false;
         self.started = false;
+    }
+}
+
+/// Whether the next statement may run with other parameters than the text began with.
+fn fence(facts: &mut Facts, first: &[u8], second: &[u8]) -> bool {
+    match (first, second) {
+        (b"reset" | b"discard", b"all") => {
+            facts.resets_all = true;
+            true
+        }
+        (b"begin" | b"start", _) => {
+            facts.begins = true;
+            false
+        }
+        (b"commit" | b"end" | b"rollback" | b"abort", _) | (b"prepare", b"transaction") => true,
+        _ => false,
     }
 }
