@@ -501,3 +501,25 @@ async fn functions_are_called_by_number_for_large_objects_only() {
     writer.query("rollback").await;
     assert_eq!(writer.query("select 1").await.1, ["1"]);
 }
+
+#[tokio::test]
+async fn what_follows_an_error_is_left_out_up_to_sync() {
+    let Some(gateway) = Gateway::start().await else {
+        return;
+    };
+    let mut client = gateway.client().await;
+    let failing = [parse("", "selec"), message(b'H', b"")].concat();
+    client.send(&failing).await;
+    while soon(client.read()).await.0 != b'E' {}
+    let ignored = [parse("a", "select 1"), query("select 2"), run("a")].concat();
+    client.send(&ignored).await;
+    assert_eq!(soon(client.unit()).await.0, "ZI");
+    gateway.settle().await;
+    // The same with everything under way at once.
+    let at_once = [&failing[..], &ignored, &run("a"), &query("select 3")].concat();
+    client.send(&at_once).await;
+    assert_eq!(soon(client.unit()).await.0, "42601EZI");
+    assert_eq!(soon(client.unit()).await.0, "26000EZI");
+    assert_eq!(soon(client.unit()).await.1, ["3"]);
+    gateway.settle().await;
+}

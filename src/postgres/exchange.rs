@@ -84,6 +84,8 @@ pub(super) struct Exchange {
     open_unit: bool,
     /// The upstream waits for copy data.
     copy_in: bool,
+    /// The upstream leaves out what is sent until a Sync: the unit has failed.
+    skipping: bool,
     /// The unit that messages belong to now.
     unit: u64,
     /// The first unit that is not answered to its end.
@@ -100,6 +102,7 @@ impl Default for Exchange {
             status: IDLE,
             open_unit: false,
             copy_in: false,
+            skipping: false,
             unit: 1,
             unanswered: 1,
         }
@@ -139,6 +142,10 @@ impl Exchange {
 
     pub(super) fn copy_in(&self) -> bool {
         self.copy_in
+    }
+
+    pub(super) fn is_skipping(&self) -> bool {
+        self.skipping
     }
 
     /// Tells the units apart: what fails together has one number.
@@ -187,6 +194,7 @@ impl Exchange {
         match reply {
             Reply::Sync | Reply::Query => {
                 self.open_unit = false;
+                self.skipping = false;
                 self.unit += 1;
             }
             Reply::Made => {}
@@ -265,18 +273,26 @@ impl Exchange {
         }
     }
 
-    /// An error: the upstream skips to the next Sync, so the entries before it are void.
+    /// An error: outside of a simple query, the upstream skips to the next Sync, sent or not, so the
+    /// entries before it are void, queries too.
     ///
     /// They come out last first, the order in which they are to be undone.
     pub(super) fn failed(&mut self) -> Vec<Expect> {
         self.copy_in = false;
-        let terminator = |expect: &Expect| matches!(expect.reply, Reply::Sync | Reply::Query);
-        let end = self
-            .queue
-            .iter()
-            .position(terminator)
-            .unwrap_or(self.queue.len());
+        let simple = |expect: &Expect| expect.reply == Reply::Query;
+        if self.queue.front().is_none_or(simple) {
+            self.skipping = self.open_unit && self.queue.is_empty();
+            return Vec::new();
+        }
+        let mut syncs = self.queue.iter();
+        let sync = syncs.position(|expect| expect.reply == Reply::Sync);
+        self.skipping = sync.is_none();
+        self.open_unit |= self.skipping;
+        let end = sync.unwrap_or(self.queue.len());
         let mut void: Vec<_> = self.queue.drain(..end).collect();
+        for _ in void.iter().filter(|expect| simple(expect)) {
+            self.unanswered += 1;
+        }
         void.reverse();
         void
     }
@@ -285,6 +301,7 @@ impl Exchange {
     pub(super) fn ready(&mut self, status: u8) -> Option<Expect> {
         self.status = status;
         self.copy_in = false;
+        self.skipping = false;
         while let Some(expect) = self.queue.pop_front() {
             if matches!(expect.reply, Reply::Sync | Reply::Query) {
                 self.unanswered += 1;
@@ -344,6 +361,18 @@ mod tests {
         assert_eq!(void, [Execute, Bind]);
         assert!(exchange.ready(IDLE).is_some());
         assert_eq!(exchange.outstanding(), 3);
+    }
+
+    #[test]
+    fn an_error_before_the_sync_skips_to_it() {
+        use Reply::{Bind, Query, Sync};
+        let mut exchange = exchange(&[Bind, Query]);
+        assert_eq!(exchange.failed().len(), 2);
+        assert!(exchange.is_skipping() && exchange.is_unit_open());
+        exchange.expect(Sync, Act::Forward, Undo::Nothing);
+        assert!(!exchange.is_skipping());
+        exchange.ready(IDLE);
+        assert!(exchange.is_quiet() && exchange.is_first_unit());
     }
 
     #[test]

@@ -163,6 +163,13 @@ impl Session {
     }
 
     fn request(&mut self, frame: Frame) -> Result<Step, Stop> {
+        if self.exchange.is_skipping() && !matches!(frame.tag, b'S' | b'X') {
+            self.request = Run {
+                left: frame.bytes,
+                dropped: true,
+            };
+            return Ok(Step::Done);
+        }
         match frame.tag {
             b'Q' => self.query(frame),
             b'P' => self.parse(frame),
