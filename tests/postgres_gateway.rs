@@ -523,3 +523,35 @@ async fn what_follows_an_error_is_left_out_up_to_sync() {
     assert_eq!(soon(client.unit()).await.1, ["3"]);
     gateway.settle().await;
 }
+
+#[tokio::test]
+async fn nobody_runs_a_statement_of_somebody_else() {
+    let Some(gateway) = Gateway::start().await else {
+        return;
+    };
+    let (mut one, mut other) = (gateway.client().await, gateway.client().await);
+    one.send(&[parse("", "select 'own'"), run("")].concat())
+        .await;
+    assert_eq!(one.unit().await.1, ["own"]);
+    gateway.settle().await;
+    let describe = [message(b'D', b"S\0"), message(b'S', b"")].concat();
+    for unit in [run(""), describe] {
+        other.send(&unit).await;
+        assert_eq!(other.unit().await.0, "26000EZI");
+    }
+    // Its own Parse is skipped in a unit that fails, and what it left out is used in the next.
+    let skipped = [parse("x", "selec"), parse("", "select 1")].concat();
+    other.send(&[skipped, run(""), run("")].concat()).await;
+    assert_eq!(other.unit().await.0, "42601EZI");
+    assert_eq!(other.unit().await.0, "26000EZI");
+    one.send(&run("")).await;
+    assert_eq!(one.unit().await.1, ["own"]);
+    one.send(&[parse("named", "select 'own'"), run("named")].concat())
+        .await;
+    assert_eq!(one.unit().await.1, ["own"]);
+    for text in ["execute pp_1", "deallocate \"pp_1\"", "explain execute pp_1"] {
+        assert_eq!(other.query(text).await.0, "42501EZI", "{text}");
+        other.send(&[parse("", text), run("")].concat()).await;
+        assert_eq!(other.unit().await.0, "42501EZI", "{text}");
+    }
+}

@@ -63,8 +63,13 @@ pub(super) enum Undo {
         name: Box<[u8]>,
         statement: Arc<Statement>,
     },
-    /// The unnamed statement.
-    Unnamed,
+    /// The client's unnamed statement of that serial: its own Parse, or ours for it.
+    Unnamed {
+        serial: u64,
+        own: bool,
+    },
+    /// A statement that is used.
+    Use(u64),
 }
 
 /// One message that will be answered.

@@ -54,6 +54,12 @@ pub(super) fn upstream_name(id: u64) -> String {
 /// How our names begin.
 pub(super) const NAME_PREFIX: &str = "pp_";
 
+/// Whether a name is one that we may give.
+pub(super) fn is_ours(name: &[u8]) -> bool {
+    let number = name.strip_prefix(NAME_PREFIX.as_bytes());
+    number.is_some_and(|number| !number.is_empty() && number.iter().all(u8::is_ascii_digit))
+}
+
 /// Finds a statement by what Parse carries.
 #[derive(Debug)]
 struct ByText(Arc<Statement>);
@@ -176,6 +182,8 @@ pub(super) struct Unnamed {
     pub(super) facts: Facts,
     /// Tells it from the client's earlier ones.
     pub(super) serial: u64,
+    /// The unit in which its Parse was sent last.
+    pub(super) unit: u64,
 }
 
 impl ClientStatements {
@@ -217,8 +225,8 @@ impl ClientStatements {
         self.unnamed.as_ref()
     }
 
-    /// A new unnamed statement; its serial.
-    pub(super) fn set_unnamed(&mut self, rest: &[u8], facts: Facts) -> u64 {
+    /// A new unnamed statement, of that unit; its serial.
+    pub(super) fn set_unnamed(&mut self, rest: &[u8], facts: Facts, unit: u64) -> u64 {
         self.forget_unnamed();
         self.serial += 1;
         let mut buffer = std::mem::take(&mut self.spare);
@@ -227,8 +235,23 @@ impl ClientStatements {
             rest: buffer,
             facts,
             serial: self.serial,
+            unit,
         });
         self.serial
+    }
+
+    /// The unnamed statement is sent again.
+    pub(super) fn resend_unnamed(&mut self, unit: u64) {
+        if let Some(unnamed) = &mut self.unnamed {
+            unnamed.unit = unit;
+        }
+    }
+
+    /// The Parse of that serial was not carried out.
+    pub(super) fn undo_unnamed(&mut self, serial: u64) {
+        if self.unnamed().is_some_and(|held| held.serial == serial) {
+            self.forget_unnamed();
+        }
     }
 
     pub(super) fn forget_unnamed(&mut self) {

@@ -10,6 +10,9 @@ use crate::fault::Refusal;
 /// The SQLSTATE of "cached plan must not change result type" and of other things not supported.
 pub(super) const FEATURE_NOT_SUPPORTED: &str = "0A000";
 
+/// The SQLSTATE of a prepared statement that does not exist.
+const UNKNOWN_STATEMENT: &str = "26000";
+
 /// Ends the session.
 pub(super) fn fatal(out: &mut BytesMut, refusal: &Refusal) {
     say(out, "FATAL", refusal);
@@ -41,11 +44,13 @@ pub(super) fn duplicate_statement(name: &[u8]) -> Box<[u8]> {
 /// A name that is not prepared.
 pub(super) fn unknown_statement(name: &[u8]) -> Box<[u8]> {
     let mut out = BytesMut::new();
-    let text = format!(
-        "prepared statement \"{}\" does not exist",
-        String::from_utf8_lossy(name)
-    );
-    wire::error_response(&mut out, "ERROR", "26000", &text, None);
+    let text = if name.is_empty() {
+        "unnamed prepared statement does not exist".to_owned()
+    } else {
+        let name = String::from_utf8_lossy(name);
+        format!("prepared statement \"{name}\" does not exist")
+    };
+    wire::error_response(&mut out, "ERROR", UNKNOWN_STATEMENT, &text, None);
     out.as_ref().into()
 }
 
@@ -68,6 +73,12 @@ pub(super) fn cancelled(out: &mut BytesMut) {
 pub(super) fn terminated(out: &mut BytesMut) {
     let text = "terminating connection due to administrator command";
     wire::error_response(out, "FATAL", "57P01", text, None);
+}
+
+/// Whether an error of the upstream's says that a prepared statement does not exist.
+pub(super) fn is_unknown_statement(body: &[u8]) -> bool {
+    let mut fields = wire::error_fields(body);
+    fields.any(|(letter, text)| letter == b'C' && text == UNKNOWN_STATEMENT.as_bytes())
 }
 
 /// Whether an error of the upstream's says that a prepared statement's columns have changed.

@@ -207,6 +207,7 @@ impl Session {
             }
             Act::Forward | Act::Swallow | Act::Say(_) => Fate::Pass,
         };
+        let unknown = refusal::is_unknown_statement(body);
         if is_fatal(body) {
             self.state.failure = Some(whole.into());
         }
@@ -214,7 +215,11 @@ impl Session {
             upstream.peer.inbound.settle(&mut self.client.out);
             self.client.out.extend_from_slice(&said);
         }
-        for expect in self.exchange.failed() {
+        let void = self.exchange.failed();
+        if unknown && let Some(Undo::Use(id)) = void.last().map(|failed| &failed.undo) {
+            upstream.statements.doubt(*id);
+        }
+        for expect in void {
             undo(expect, &mut self.statements, upstream);
         }
         fate
@@ -299,7 +304,8 @@ fn plain(exchange: &mut Exchange, upstream: &mut Upstream, tag: u8, fate: Fate) 
             | Undo::Nothing
             | Undo::Evict(_)
             | Undo::Close { .. }
-            | Undo::Unnamed => {}
+            | Undo::Unnamed { .. }
+            | Undo::Use(_) => {}
         }
     }
     // Notifications belong to the client, whatever is under way.
@@ -309,7 +315,7 @@ fn plain(exchange: &mut Exchange, upstream: &mut Upstream, tag: u8, fate: Fate) 
 /// Takes back what a message that was never carried out had noted.
 fn undo(expect: Expect, statements: &mut ClientStatements, upstream: &mut Upstream) {
     match expect.undo {
-        Undo::Nothing => {}
+        Undo::Nothing | Undo::Use(_) => {}
         Undo::Prepare {
             name,
             statement,
@@ -322,8 +328,10 @@ fn undo(expect: Expect, statements: &mut ClientStatements, upstream: &mut Upstre
         }
         Undo::Load(id) | Undo::Evict(id) => upstream.statements.doubt(id),
         Undo::Close { name, statement } => statements.insert(&name, statement, SETTLED),
-        Undo::Unnamed => {
-            statements.forget_unnamed();
+        Undo::Unnamed { serial, own } => {
+            if own {
+                statements.undo_unnamed(serial);
+            }
             upstream.unnamed = None;
         }
     }

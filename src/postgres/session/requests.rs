@@ -271,6 +271,11 @@ impl Session {
             let what = "to reset the session inside of a transaction while read-only";
             return Err(Refusal::NotPermitted { what: what.into() });
         }
+        let mut named = facts.deallocates.iter().filter(|_| tag == b'Q');
+        if facts.names_ours && !named.any(|name| self.statements.find(name.as_bytes()).is_some()) {
+            let what = "to name a statement that polypool has prepared".into();
+            return Err(Refusal::NotPermitted { what });
+        }
         let alone = self.exchange.is_quiet() && self.pin().is_none();
         if facts.recalls_sequence && !facts.advances_sequence && alone {
             let what = "currval or lastval outside of the transaction that advanced the sequence";

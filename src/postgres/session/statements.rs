@@ -43,12 +43,13 @@ impl Session {
             if let Err(refused) = self.permit(&facts, b'P') {
                 return Ok(self.refuse_message(frame, refusal::error_bytes(&refused)));
             }
-            let serial = self.statements.set_unnamed(parse.rest, facts);
+            let unit = self.exchange.unit();
+            let serial = self.statements.set_unnamed(parse.rest, facts, unit);
             if let Some(lease) = &mut self.lease {
                 lease.upstream.unnamed = Some((self.seat.id(), serial));
             }
-            self.exchange
-                .expect(Reply::Parse, Act::Forward, Undo::Unnamed);
+            let undo = Undo::Unnamed { serial, own: true };
+            self.exchange.expect(Reply::Parse, Act::Forward, undo);
             return Ok(self.pass(frame));
         }
         let name: Box<[u8]> = parse.name.into();
@@ -138,22 +139,29 @@ impl Session {
             .expect(Reply::Parse, Act::Swallow, Undo::Load(statement.id));
     }
 
-    /// Makes sure that the upstream's unnamed statement is the client's.
-    fn load_unnamed(&mut self) {
+    /// A Bind or Describe of the unnamed statement: makes sure that it is the client's own.
+    fn use_unnamed(&mut self, frame: Frame, reply: Reply) -> Step {
         let (Some(lease), Some(unnamed)) = (&mut self.lease, self.statements.unnamed()) else {
-            return;
+            return self.refuse_run(frame, refusal::unknown_statement(b""));
         };
+        // Where its Parse fails, the upstream may still have somebody else's.
+        if !self.exchange.is_settled(unnamed.unit) {
+            return Step::Wait;
+        }
         let upstream = &mut lease.upstream;
-        let mine = Some((self.seat.id(), unnamed.serial));
+        let serial = unnamed.serial;
+        let mine = Some((self.seat.id(), serial));
+        let facts = unnamed.facts.clone();
         if upstream.unnamed != mine {
             self.client.inbound.settle(&mut upstream.peer.out);
             wire::parse_with_name(&mut upstream.peer.out, "", &unnamed.rest);
             upstream.unnamed = mine;
-            self.exchange
-                .expect(Reply::Parse, Act::Swallow, Undo::Unnamed);
+            self.statements.resend_unnamed(self.exchange.unit());
+            let undo = Undo::Unnamed { serial, own: false };
+            self.exchange.expect(Reply::Parse, Act::Swallow, undo);
         }
-        let facts = unnamed.facts.clone();
         self.note(&facts);
+        self.forward(frame, reply)
     }
 
     pub(super) fn bind(&mut self, frame: Frame) -> Result<Step, Stop> {
@@ -169,8 +177,7 @@ impl Session {
             };
         };
         if bind.statement.is_empty() {
-            self.load_unnamed();
-            return Ok(self.forward(frame, Reply::Bind));
+            return Ok(self.use_unnamed(frame, Reply::Bind));
         }
         if !self.is_sure(bind.statement, Absence::Strange) {
             return Ok(Step::Wait);
@@ -199,7 +206,7 @@ impl Session {
         wire::bind_with_name(out, &portal, &statement.name, tail)
             .ok_or_else(|| malformed("Bind message too long"))?;
         self.exchange
-            .expect(Reply::Bind, Act::Forward, Undo::Nothing);
+            .expect(Reply::Bind, Act::Forward, Undo::Use(statement.id));
         self.request = Run {
             left: tail,
             dropped: false,
@@ -233,10 +240,9 @@ impl Session {
         }
         if name.is_empty() {
             if reply == Reply::Describe {
-                self.load_unnamed();
-            } else {
-                self.statements.forget_unnamed();
+                return Ok(self.use_unnamed(frame, reply));
             }
+            self.statements.forget_unnamed();
             return Ok(self.forward(frame, reply));
         }
         let name: Box<[u8]> = name.into();
@@ -276,7 +282,7 @@ impl Session {
         self.client.inbound.skip(frame.bytes, out);
         wire::named_message(out, b'D', &statement.name);
         self.exchange
-            .expect(Reply::Describe, Act::Forward, Undo::Nothing);
+            .expect(Reply::Describe, Act::Forward, Undo::Use(statement.id));
         Step::Done
     }
 }

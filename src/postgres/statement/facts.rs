@@ -1,7 +1,7 @@
 //! The rules: which words of which statements make it suspect.
 
 use super::token::{Token, Tokens, Word};
-use crate::postgres::policy;
+use crate::postgres::{policy, prepared};
 
 /// How many leading words of a statement are kept.
 const LEAD_WORDS: usize = 4;
@@ -31,6 +31,8 @@ pub(crate) struct Facts {
     pub(crate) admin_only: Option<&'static str>,
     /// It is one `DEALLOCATE name` and nothing else.
     pub(crate) deallocates: Option<String>,
+    /// It names a statement as we name them on upstreams.
+    pub(crate) names_ours: bool,
     /// Parameters of extensions that it sets; the server does not list them, so their names are kept.
     pub(crate) parameters: Vec<String>,
     /// It has more than one statement.
@@ -147,6 +149,9 @@ impl Scan {
                 self.facts.admin_only = Some("COPY with a program");
             }
             name if name.starts_with(b"pg_temp") => self.facts.touches_session = true,
+            name if matches!(last, b"execute" | b"deallocate" | b"prepare") => {
+                self.facts.names_ours |= prepared::is_ours(name);
+            }
             _ => {}
         }
         self.copy_target = copying && matches!(word.as_bytes(), b"from" | b"to");

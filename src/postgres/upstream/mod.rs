@@ -72,8 +72,8 @@ impl Upstream {
     /// Gives the session these parameters.
     pub(super) async fn apply(&mut self, wanted: &Arc<Parameters>) -> Result<(), Failed> {
         if let Some(text) = wanted.difference(&self.known) {
-            self.run(&text).await?;
             self.unnamed = None;
+            self.run(&text).await?;
         }
         self.known = Arc::clone(wanted);
         Ok(())
