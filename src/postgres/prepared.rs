@@ -20,6 +20,10 @@ use super::statement::{Facts, scan};
 
 /// Statements that nobody uses are forgotten when a catalogue is larger than this.
 const CATALOGUE_MAX: usize = 10_000;
+/// The same for the bytes of their texts.
+const CATALOGUE_BYTES_MAX: usize = 32 << 20;
+/// The largest buffer that a client keeps for its next unnamed statement.
+const SPARE_BYTES_MAX: usize = 4096;
 
 /// One distinct statement: its text, its parameter types, and the name it has on upstreams.
 #[derive(Debug)]
@@ -95,6 +99,7 @@ pub(super) struct Catalogue {
 struct Entries {
     dialects: HashMap<u64, HashSet<ByText>>,
     count: usize,
+    bytes: usize,
     last_id: u64,
 }
 
@@ -105,7 +110,7 @@ impl Catalogue {
         if let Some(found) = inner.dialects.get(&dialect).and_then(|set| set.get(rest)) {
             return Arc::clone(&found.0);
         }
-        if inner.count >= CATALOGUE_MAX {
+        if !inner.has_room(rest.len()) {
             inner.forget_unused();
         }
         inner.last_id += 1;
@@ -116,12 +121,16 @@ impl Catalogue {
             facts: scan(text),
             proven: AtomicBool::new(false),
         });
-        inner.count += 1;
-        inner
-            .dialects
-            .entry(dialect)
-            .or_default()
-            .insert(ByText(Arc::clone(&statement)));
+        // Where all are in use, this one is its client's alone.
+        if inner.has_room(rest.len()) {
+            inner.count += 1;
+            inner.bytes += rest.len();
+            inner
+                .dialects
+                .entry(dialect)
+                .or_default()
+                .insert(ByText(Arc::clone(&statement)));
+        }
         statement
     }
 
@@ -142,16 +151,23 @@ impl Catalogue {
         let mut inner = self.inner.lock();
         inner.dialects.clear();
         inner.count = 0;
+        inner.bytes = 0;
     }
 }
 
 impl Entries {
+    fn has_room(&self, more_bytes: usize) -> bool {
+        self.count < CATALOGUE_MAX && self.bytes + more_bytes <= CATALOGUE_BYTES_MAX
+    }
+
     fn forget_unused(&mut self) {
         self.dialects.retain(|_, set| {
             set.retain(|entry| Arc::strong_count(&entry.0) > 1);
             !set.is_empty()
         });
         self.count = self.dialects.values().map(HashSet::len).sum();
+        let texts = self.dialects.values().flatten();
+        self.bytes = texts.map(|entry| entry.0.rest.len()).sum();
     }
 }
 
@@ -258,6 +274,9 @@ impl ClientStatements {
         if let Some(unnamed) = self.unnamed.take() {
             self.spare = unnamed.rest;
             self.spare.clear();
+            if self.spare.capacity() > SPARE_BYTES_MAX {
+                self.spare = Vec::new();
+            }
         }
     }
 }
@@ -361,6 +380,19 @@ mod tests {
         );
         catalogue.renew();
         assert_ne!(catalogue.find(0, b"select 1", b"select 1\0\0\0").id, one.id);
+    }
+
+    #[test]
+    fn a_full_catalogue_forgets_what_nobody_uses() {
+        let catalogue = Catalogue::default();
+        let large = vec![b'x'; CATALOGUE_BYTES_MAX];
+        let used = catalogue.find(0, b"", &large);
+        let alone = catalogue.find(0, b"", b"select 1");
+        assert!(catalogue.known(0, b"select 1").is_none());
+        drop((used, alone));
+        catalogue.find(0, b"", b"select 1");
+        assert!(catalogue.known(0, b"select 1").is_some());
+        assert!(catalogue.known(0, &large).is_none());
     }
 
     #[test]

@@ -257,7 +257,8 @@ impl Session {
             }
         }
         let room = need == Need::Input || client.inbound.unseen().len() < BUFFER_BYTES;
-        if room && waiting < BUFFER_BYTES {
+        // Answers that the client does not read keep its next messages out.
+        if room && waiting < BUFFER_BYTES && client.out.len() < BUFFER_BYTES {
             match client.poll_read(context) {
                 Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(Err(Stop::Vanished)),
                 Poll::Ready(Ok(count)) => {
