@@ -549,9 +549,45 @@ async fn nobody_runs_a_statement_of_somebody_else() {
     one.send(&[parse("named", "select 'own'"), run("named")].concat())
         .await;
     assert_eq!(one.unit().await.1, ["own"]);
-    for text in ["execute pp_1", "deallocate \"pp_1\"", "explain execute pp_1"] {
+    for text in [
+        "execute pp_1",
+        "deallocate \"pp_1\"",
+        "explain execute pp_1",
+    ] {
         assert_eq!(other.query(text).await.0, "42501EZI", "{text}");
         other.send(&[parse("", text), run("")].concat()).await;
         assert_eq!(other.unit().await.0, "42501EZI", "{text}");
     }
+}
+
+#[tokio::test]
+async fn a_long_error_is_an_error() {
+    let Some(gateway) = Gateway::start().await else {
+        return;
+    };
+    let mut client = gateway.client().await;
+    let name = "x".repeat(40_000);
+    let failing = [
+        parse("a", "select ($1::text || $2::text)::int"),
+        message(
+            b'B',
+            &[
+                b"\0a\0\0\0\0\x02".as_slice(),
+                &40_000_u32.to_be_bytes(),
+                name.as_bytes(),
+                &[0, 0, 0, 0, 0, 0],
+            ]
+            .concat(),
+        ),
+        message(b'E', &[0; 5]),
+        parse("b", "select 1"),
+        message(b'S', b""),
+    ]
+    .concat();
+    client.send(&failing).await;
+    assert_eq!(soon(client.unit()).await.0, "122P02EZI");
+    // What the error voided is not there.
+    client.send(&run("b")).await;
+    assert_eq!(soon(client.unit()).await.0, "26000EZI");
+    gateway.settle().await;
 }

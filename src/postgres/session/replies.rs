@@ -15,7 +15,7 @@ use crate::{
     tenant::Role,
 };
 
-/// Messages above this are never looked at; those that matter are far shorter.
+/// Messages above this are not held to be looked at; those that matter are far shorter.
 const BODY_BYTES_MAX: usize = 16 * 1024;
 
 /// What becomes of a message.
@@ -84,7 +84,15 @@ impl Session {
             b'D' => matches!(self.exchange.act(), Act::Audit),
             _ => false,
         };
-        if !looked_at || frame.bytes > BODY_BYTES_MAX {
+        let long = frame.bytes > BODY_BYTES_MAX;
+        if long && frame.tag == b'E' {
+            // That it is one matters more than what it says, and the rest need not be held.
+            return Ok(Some(self.error(frame)));
+        }
+        if long && looked_at && frame.tag == b'D' {
+            self.state.findings.fail();
+        }
+        if !looked_at || long {
             return Ok(Some(plain(
                 &mut self.exchange,
                 &mut lease.upstream,
