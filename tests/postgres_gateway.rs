@@ -38,6 +38,7 @@ struct Gateway {
     write: Secret,
     read: Secret,
     service: Arc<Service>,
+    shutdown: Shutdown,
     _folder: tempfile::TempDir,
 }
 
@@ -106,6 +107,7 @@ impl Gateway {
             write,
             read,
             service,
+            shutdown,
             _folder: folder,
         })
     }
@@ -590,4 +592,21 @@ async fn a_long_error_is_an_error() {
     client.send(&run("b")).await;
     assert_eq!(soon(client.unit()).await.0, "26000EZI");
     gateway.settle().await;
+}
+
+#[tokio::test]
+async fn a_drain_ends_clients_that_keep_an_upstream() {
+    let Some(gateway) = Gateway::start().await else {
+        return;
+    };
+    let (mut pinned, mut working) = (gateway.client().await, gateway.client().await);
+    pinned.query("create temp table mine (a int)").await;
+    working.query("begin").await;
+    gateway.shutdown.begin_drain();
+    let (tag, body) = soon(pinned.read()).await;
+    assert_eq!((tag, code(&body).as_str()), (b'E', "57P01"));
+    assert_eq!(working.query("select 1").await.1, ["1"]);
+    working.send(&query("commit")).await;
+    assert_eq!(soon(working.unit()).await.0, "CZI");
+    assert_eq!(soon(working.read()).await.0, b'E');
 }

@@ -188,9 +188,7 @@ impl Session {
             }
             // Requests may have been answered here without asking anything of the upstream.
             self.settle().await;
-            if self.lease.is_none() {
-                self.rest()?;
-            }
+            self.rest()?;
             std::future::poll_fn(|context| {
                 if killed.as_mut().poll(context).is_ready() {
                     return Poll::Ready(Err(Stop::Killed));
@@ -207,10 +205,22 @@ impl Session {
 
     /// Between exchanges: memory goes back, and a gateway that is ending says so.
     fn rest(&mut self) -> Result<(), Stop> {
+        // An upstream that stays with the client between exchanges does not keep the gateway up.
+        let used = self.lease.as_ref().is_some_and(|lease| {
+            !self.exchange.is_quiet()
+                || self.request.left > 0
+                || self.reply.left > 0
+                || !lease.upstream.peer.out.is_empty()
+        });
+        if used {
+            return Ok(());
+        }
         if self.draining && self.client.inbound.is_empty() && !self.refusing {
             return Err(Stop::Draining);
         }
-        self.client.inbound.release();
+        if self.lease.is_none() {
+            self.client.inbound.release();
+        }
         Ok(())
     }
 
