@@ -194,3 +194,27 @@ fn unregistered_project_and_empty_registry_are_plain_rejections() {
     );
     assert!(gateway.get("/metrics").is_ok());
 }
+
+#[test]
+fn client_that_sends_much_before_it_reads_is_served() {
+    let Some(servers) = Servers::find() else {
+        return;
+    };
+    let gateway = Gateway::start();
+    gateway.add(&servers.redis, "cache");
+    let (user, password) = gateway.credential("write");
+    let mut raw = redis_login(gateway.redis, &user, &password).unwrap();
+    let value = "x".repeat(1024 * 1024);
+    let mut batch = Vec::new();
+    for _ in 0..24 {
+        batch.extend(redis_command(&["SET", "much", &value]));
+        batch.extend(redis_command(&["GET", "much"]));
+    }
+    // More than sockets hold: a gateway that waits for the client to read waits for ever.
+    raw.send(&batch);
+    for _ in 0..24 {
+        assert_eq!(raw.line(), "+OK");
+        assert_eq!(raw.line(), format!("${}", value.len()));
+        assert!(raw.exactly(value.len() + 2).starts_with(b"xxx"));
+    }
+}

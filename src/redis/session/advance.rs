@@ -96,7 +96,10 @@ impl Session {
             bytes => (WINDOW_BYTES / bytes).max(1),
         }
         .min(self.service.settings().in_flight_max);
-        if standing.owed >= window || standing.waiting > super::HIGH_WATER {
+        // Of a client that has sent a lot without reading, more is served: see `settled`.
+        let is_full = standing.waiting > super::HIGH_WATER
+            && self.input.len() < super::attend::READ_AHEAD_BYTES;
+        if standing.owed >= window || is_full {
             return Err(Next::Settled(window / 2));
         }
         Ok(window - standing.owed)

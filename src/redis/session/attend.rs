@@ -9,14 +9,14 @@ use std::{
     task::{Context, Poll, Wake, Waker},
 };
 
-use super::{Control, HIGH_WATER, Over, Session};
+use super::{Control, Over, Session};
 use crate::{
     redis::outbox::{Ending, Intake, Standing},
     telemetry::SessionEnd,
 };
 
 /// How much is read ahead of a client that waits for something.
-const READ_AHEAD_BYTES: usize = 64 * 1024;
+pub(super) const READ_AHEAD_BYTES: usize = 64 * 1024;
 /// The same of a client whose end has to be seen, for it stands behind what was sent before it.
 const ATTENDED_BYTES: usize = 1024 * 1024;
 /// The most by which a buffer grows at once: what a client announces is not yet there.
@@ -61,9 +61,22 @@ impl Session {
         self.count_traffic();
         let before = (self.input.len(), self.is_draining);
         std::future::poll_fn(|context| {
-            let standing = self.poll_client(context, None, bytes_max)?;
+            self.poll_client(context, None, bytes_max)?;
             let came = (self.input.len(), self.is_draining) != before || self.has_ended;
-            if came && standing.waiting < HIGH_WATER {
+            if came {
+                Poll::Ready(Ok(()))
+            } else {
+                Poll::Pending
+            }
+        })
+        .await
+    }
+
+    /// Waits until nothing is owed and the client has taken all of its output: the end.
+    pub(super) async fn drained(&mut self) -> Result<(), Over> {
+        std::future::poll_fn(|context| {
+            let standing = self.poll_ahead(context, 0)?;
+            if standing.owed == 0 && standing.waiting == 0 {
                 Poll::Ready(Ok(()))
             } else {
                 Poll::Pending
@@ -73,11 +86,14 @@ impl Session {
     }
 
     /// Waits until no more than `owed` replies are owed and the client has taken its output.
+    ///
+    /// A client that goes on sending does not read until it has sent everything: it is served all
+    /// the same, as the server would, or both would wait for each other. Its output has a bound.
     pub(super) async fn settled(&mut self, owed: usize) -> Result<(), Over> {
         std::future::poll_fn(|context| {
-            let standing = self.poll_client(context, Some(owed), READ_AHEAD_BYTES)?;
-            let done = standing.owed <= owed && standing.waiting == 0;
-            if done {
+            let standing = self.poll_ahead(context, owed)?;
+            let goes_on = standing.waiting == 0 || self.input.len() >= READ_AHEAD_BYTES;
+            if standing.owed <= owed && goes_on {
                 Poll::Ready(Ok(()))
             } else {
                 Poll::Pending
@@ -92,6 +108,18 @@ impl Session {
             }
         }
         Ok(())
+    }
+
+    /// Looks after the client and reads ahead, until the socket has nothing more or that is enough:
+    /// what has been read has used up the waker, which is left again by a read that finds nothing.
+    fn poll_ahead(&mut self, context: &mut Context<'_>, owed: usize) -> Result<Standing, Over> {
+        loop {
+            let before = self.input.len();
+            let standing = self.poll_client(context, Some(owed), READ_AHEAD_BYTES)?;
+            if self.input.len() == before {
+                return Ok(standing);
+            }
+        }
     }
 
     /// Waits until the trunk has room, or is closed.

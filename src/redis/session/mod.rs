@@ -203,7 +203,7 @@ impl Session {
         match self.advance() {
             Next::Input => {
                 if let Some(end) = self.is_over() {
-                    self.settled(0).await?;
+                    self.drained().await?;
                     return Ok(Some(end));
                 }
                 if self.held.is_some() {
@@ -227,7 +227,7 @@ impl Session {
             } => self.subscribe(kind, begins, names).await?,
             Next::Exclusive(job) => self.run_exclusive(job).await?,
             Next::End(end) => {
-                self.settled(0).await?;
+                self.drained().await?;
                 return Ok(Some(end));
             }
         }
@@ -277,7 +277,7 @@ impl Session {
     /// Closes a client whose MULTI or WATCH was refused: what follows would be carried out without.
     async fn hang_up(&mut self) -> Result<(), Over> {
         self.input.clear();
-        self.settled(0).await?;
+        self.drained().await?;
         Err(Over(SessionEnd::UpstreamLost))
     }
 
