@@ -36,11 +36,6 @@ impl<D: Dial> Lease<D> {
         &self.place.pool
     }
 
-    /// Whether the registration that the upstream was opened by is still the tenant's.
-    pub fn is_current(&self) -> bool {
-        self.place.pool.is_current(self.place.meta.generation)
-    }
-
     /// The only way back. `NeedsReset` resets before anybody else can have it.
     pub fn give_back(self, residue: Residue) {
         let Self {

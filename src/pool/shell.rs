@@ -20,7 +20,7 @@ use crate::{
     net::{DialFault, DialStep},
     shutdown::Shutdown,
     telemetry::PoolMeters,
-    tenant::{Generation, Tenant},
+    tenant::Tenant,
 };
 
 /// What every pool of a fleet shares.
@@ -174,11 +174,6 @@ impl<D: Dial> Pool<D> {
         let bounds = bounds(&self.shared.settings, tenant);
         let generation = tenant.generation;
         self.step(|core, now, orders| core.retire(generation, bounds, now, orders));
-    }
-
-    /// Whether that is the registration in force.
-    pub(super) fn is_current(&self, generation: Generation) -> bool {
-        self.core.lock().generation() == generation
     }
 
     pub(super) fn tick(&self) {

@@ -187,19 +187,6 @@ impl Seat {
         self.live.id
     }
 
-    /// Resolves when somebody ends this session.
-    ///
-    /// # Cancel safety
-    /// Safe.
-    pub async fn killed(&self) {
-        self.live.end.cancelled().await;
-    }
-
-    /// Whether somebody ended this session.
-    pub fn is_killed(&self) -> bool {
-        self.live.end.is_cancelled()
-    }
-
     /// What resolves when somebody ends this session, without borrowing the seat.
     pub fn end_token(&self) -> CancellationToken {
         self.live.end.clone()
