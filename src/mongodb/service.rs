@@ -126,7 +126,8 @@ impl Service {
         self.meters().opened();
         let peer = stream.peer();
         let end = match self.secure(stream).await {
-            Ok(stream) => Session::new(Arc::clone(&self), stream).run().await,
+            // In a place of its own: the way there, with TLS, is large and over.
+            Ok(stream) => Box::pin(Session::new(Arc::clone(&self), stream).run()).await,
             Err(error) => {
                 tracing::debug!(%peer, %error, "no TLS with this client");
                 SessionEnd::Malformed

@@ -92,7 +92,35 @@ fn prepare(socket: TcpStream) -> io::Result<Stream> {
     Stream::plain(socket)
 }
 
-async fn held(permit: OwnedSemaphorePermit, work: impl Future<Output = ()>) {
-    work.await;
-    drop(permit);
+/// A session in one place in memory: as a plain future it would be moved from caller to callee, and every task would
+/// have room for it at each of these places.
+fn held(
+    permit: OwnedSemaphorePermit,
+    work: impl Future<Output = ()> + Send + 'static,
+) -> impl Future<Output = ()> + Send + 'static {
+    let work = Box::pin(work);
+    async move {
+        work.await;
+        drop(permit);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn large_session_makes_no_large_task() {
+        let permits = Arc::new(Semaphore::new(1));
+        let permit = Arc::clone(&permits).try_acquire_owned().unwrap();
+        let work = async {
+            let room = [0_u8; 4096];
+            tokio::task::yield_now().await;
+            std::hint::black_box(room);
+        };
+        let task = held(permit, work);
+        assert!(size_of_val(&task) <= 128, "{}", size_of_val(&task));
+        task.await;
+        assert_eq!(permits.available_permits(), 1);
+    }
 }
