@@ -49,7 +49,7 @@ def cells(protocol):
     if protocol == "redis":
         shapes = ((50, 1), (50, 16), (500, 1))
         return [Cell(protocol, work, c, p) for work in ("get", "set") for c, p in shapes]
-    return [Cell(protocol, work, c) for work in ("find", "insert") for c in (1, 16, 64)]
+    return [Cell(protocol, work, c) for work in ("find", "insert", "range") for c in (1, 16, 64, 256)]
 
 
 def serves(target, cell):
@@ -227,7 +227,7 @@ class Redis:
 
 
 class Mongodb:
-    """Our own closed loop over the raw wire, find by id and insert."""
+    """Our own closed loop over the raw wire: find by id, insert, and 100 documents in two batches."""
 
     def __init__(self, server, secs, program):
         self._server, self._secs, self._program = server, secs, str(program)
