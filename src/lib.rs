@@ -31,3 +31,4 @@ pub mod telemetry;
 pub mod fault;
 pub mod protocol;
 pub mod shutdown;
+pub mod signal;

@@ -3,18 +3,34 @@
 //! [`Shutdown::spawn`] is the only spawn in the crate (`.clippy.toml` holds that). `drain` asks tasks
 //! to finish what they are doing and start nothing; `abort` ends them.
 
-use std::{collections::BTreeMap, future::Future, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, future::Future, sync::Arc, time::Duration};
 
+use ahash::HashMap;
 use parking_lot::Mutex;
+use tokio::task::AbortHandle;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 /// The handle that every long-lived part of the gateway holds.
 #[derive(Clone, Default)]
 pub struct Shutdown {
     drain: CancellationToken,
-    abort: CancellationToken,
     tasks: TaskTracker,
-    alive: Arc<Mutex<BTreeMap<&'static str, usize>>>,
+    alive: Arc<Mutex<Alive>>,
+}
+
+/// The tasks that have not ended.
+#[derive(Default)]
+struct Alive {
+    tasks: HashMap<u64, Task>,
+    last: u64,
+    /// Everything was aborted, and so is what begins now.
+    is_aborted: bool,
+}
+
+struct Task {
+    name: &'static str,
+    /// `None` while it is being spawned.
+    abort: Option<AbortHandle>,
 }
 
 impl Shutdown {
@@ -24,14 +40,26 @@ impl Shutdown {
     }
 
     /// Spawns a named task that is waited for at the end; `abort` drops it at its next await.
+    ///
+    /// The task itself carries nothing for that: it is polled as if it were spawned alone.
     pub fn spawn(&self, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
-        let alive = Named::new(Arc::clone(&self.alive), name);
-        let abort = self.abort.clone();
+        let own = Own::new(&self.alive, name);
+        let key = own.key;
         #[expect(clippy::disallowed_methods, reason = "the one place that spawns")]
-        self.tasks.spawn(async move {
-            let _alive = alive;
-            abort.run_until_cancelled_owned(task).await;
+        let handle = self.tasks.spawn(async move {
+            let _own = own;
+            task.await;
         });
+        let mut alive = self.alive.lock();
+        let is_late = alive.is_aborted;
+        // It may have ended by now.
+        if let Some(task) = alive.tasks.get_mut(&key) {
+            task.abort = Some(handle.abort_handle());
+        }
+        drop(alive);
+        if is_late {
+            handle.abort();
+        }
     }
 
     /// Resolves when the gateway begins to drain.
@@ -59,8 +87,19 @@ impl Shutdown {
         if tokio::time::timeout(grace, self.tasks.wait()).await.is_ok() {
             return Vec::new();
         }
-        let leftover = self.alive.lock().keys().copied().collect();
-        self.abort.cancel();
+        let mut leftover = BTreeSet::new();
+        let mut handles = Vec::new();
+        {
+            let mut alive = self.alive.lock();
+            alive.is_aborted = true;
+            for task in alive.tasks.values_mut() {
+                leftover.insert(task.name);
+                handles.extend(task.abort.take());
+            }
+        }
+        for handle in handles {
+            handle.abort();
+        }
         // Aborted tasks end at their next await; one that does not await cannot be waited for.
         if tokio::time::timeout(Duration::from_secs(2), self.tasks.wait())
             .await
@@ -68,32 +107,35 @@ impl Shutdown {
         {
             tracing::warn!("tasks did not end after abort");
         }
-        leftover
+        leftover.into_iter().collect()
     }
 }
 
-/// Counts a living task under its name.
-struct Named {
-    alive: Arc<Mutex<BTreeMap<&'static str, usize>>>,
-    name: &'static str,
+/// A task's entry among the living; dropped with the task.
+struct Own {
+    alive: Arc<Mutex<Alive>>,
+    key: u64,
 }
 
-impl Named {
-    fn new(alive: Arc<Mutex<BTreeMap<&'static str, usize>>>, name: &'static str) -> Self {
-        *alive.lock().entry(name).or_insert(0) += 1;
-        Self { alive, name }
-    }
-}
-
-impl Drop for Named {
-    fn drop(&mut self) {
-        let mut alive = self.alive.lock();
-        if let Some(count) = alive.get_mut(self.name) {
-            *count -= 1;
-            if *count == 0 {
-                alive.remove(self.name);
-            }
+impl Own {
+    fn new(alive: &Arc<Mutex<Alive>>, name: &'static str) -> Self {
+        let mut all = alive.lock();
+        all.last += 1;
+        let key = all.last;
+        all.tasks.insert(key, Task { name, abort: None });
+        drop(all);
+        Self {
+            alive: Arc::clone(alive),
+            key,
         }
+    }
+}
+
+impl Drop for Own {
+    fn drop(&mut self) {
+        let ended = self.alive.lock().tasks.remove(&self.key);
+        // Outside of the lock: the handle may be the last that holds the task.
+        drop(ended);
     }
 }
 

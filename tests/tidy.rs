@@ -18,7 +18,7 @@ const FORBIDDEN_NAMES: [&str; 7] = [
 ];
 
 /// Who may import whom: strictly lower numbers.
-const LAYERS: [(&str, u8); 19] = [
+const LAYERS: [(&str, u8); 20] = [
     ("main", 9),
     ("gateway", 9),
     ("cli", 9),
@@ -36,6 +36,7 @@ const LAYERS: [(&str, u8); 19] = [
     ("crypto", 2),
     ("telemetry", 1),
     ("shutdown", 1),
+    ("signal", 1),
     ("fault", 0),
     ("protocol", 0),
 ];

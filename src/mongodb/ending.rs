@@ -1,17 +1,12 @@
 //! What ends a session from outside: the gateway's draining, or somebody's order.
 
-use std::{
-    pin::Pin,
-    task::{Context, Poll},
-};
+use std::task::{Context, Poll};
 
 use tokio_util::sync::CancellationToken;
 
-use crate::{shutdown::Shutdown, telemetry::SessionEnd};
+use crate::{shutdown::Shutdown, signal::Seldom, telemetry::SessionEnd};
 
-type Signal = Pin<Box<dyn Future<Output = ()> + Send>>;
-
-/// Both signals of one session, made once: polling them again is cheap.
+/// Both signals of one session.
 pub(super) struct Ending {
     drain: Watch,
     kill: Watch,
@@ -22,7 +17,7 @@ enum Watch {
     /// It cannot come.
     Never,
     /// It may come.
-    Waiting(Signal),
+    Waiting(Seldom<()>),
     /// It came.
     Seen,
 }
@@ -32,14 +27,14 @@ impl Ending {
     pub(super) fn new(shutdown: &Shutdown) -> Self {
         let shutdown = shutdown.clone();
         Self {
-            drain: Watch::Waiting(Box::pin(async move { shutdown.draining().await })),
+            drain: Watch::Waiting(Seldom::new(async move { shutdown.draining().await })),
             kill: Watch::Never,
         }
     }
 
     /// After login one client can be ended too.
     pub(super) fn watch(&mut self, token: CancellationToken) {
-        self.kill = Watch::Waiting(Box::pin(token.cancelled_owned()));
+        self.kill = Watch::Waiting(Seldom::new(token.cancelled_owned()));
     }
 
     /// Ready between requests, when the session should end.
@@ -62,7 +57,7 @@ impl Watch {
             Self::Never => Poll::Pending,
             Self::Seen => Poll::Ready(()),
             Self::Waiting(signal) => {
-                let polled = signal.as_mut().poll(context);
+                let polled = signal.poll(context);
                 if polled.is_ready() {
                     *self = Self::Seen;
                 }

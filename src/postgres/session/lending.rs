@@ -2,7 +2,7 @@
 
 use bytes::BytesMut;
 
-use super::{Killed, Run, Session, Stop, requests};
+use super::{Run, Session, Stop, requests};
 use crate::{
     fault::{Effect, Refusal},
     pool::{CloseReason, Lease, Residue},
@@ -13,11 +13,12 @@ use crate::{
         upstream::Dialer,
         wire,
     },
+    signal::Seldom,
 };
 
 impl Session {
     /// Gets an upstream, or answers the unit that needs one with why there is none.
-    pub(super) async fn acquire(&mut self, killed: Killed<'_>) -> Result<(), Stop> {
+    pub(super) async fn acquire(&mut self, killed: &mut Seldom<()>) -> Result<(), Stop> {
         let lease = match self.pool.try_lease() {
             Some(lease) => lease,
             None => match self.wait_in_line(killed).await? {
@@ -31,7 +32,10 @@ impl Session {
         Ok(())
     }
 
-    async fn wait_in_line(&mut self, killed: Killed<'_>) -> Result<Option<Lease<Dialer>>, Stop> {
+    async fn wait_in_line(
+        &mut self,
+        killed: &mut Seldom<()>,
+    ) -> Result<Option<Lease<Dialer>>, Stop> {
         let client = &mut self.client;
         // A client that only waits may go away; one that goes on sending is not read for ever.
         let vanished = async {
@@ -54,7 +58,7 @@ impl Session {
             },
             () = self.desk.cancelled() => refusal::cancelled(&mut said),
             () = vanished => return Err(Stop::Vanished),
-            () = killed => return Err(Stop::Killed),
+            () = std::future::poll_fn(|context| killed.poll(context)) => return Err(Stop::Killed),
         }
         self.refuse_unit(&said);
         Ok(None)

@@ -14,8 +14,6 @@ mod told;
 
 use std::{
     collections::BTreeSet,
-    future::Future,
-    pin::Pin,
     sync::Arc,
     task::{Context, Poll},
 };
@@ -37,6 +35,7 @@ use super::{
 use crate::{
     pool::{Lease, Pool},
     session::Seat,
+    signal::Seldom,
     telemetry::SessionEnd,
     tenant::Role,
 };
@@ -175,25 +174,25 @@ impl Session {
     async fn serve(&mut self) -> Result<std::convert::Infallible, Stop> {
         let killed = self.seat.end_token();
         let shutdown = self.service.shutdown.clone();
-        let mut killed = std::pin::pin!(killed.cancelled_owned());
-        let mut draining = std::pin::pin!(async move { shutdown.draining().await });
+        let mut killed = Seldom::new(killed.cancelled_owned());
+        let mut draining = Seldom::new(async move { shutdown.draining().await });
         loop {
             self.digest_replies()?;
             self.settle().await;
             let need = self.digest_requests()?;
             self.say_made();
             if need == Need::Lease {
-                self.acquire(killed.as_mut()).await?;
+                self.acquire(&mut killed).await?;
                 continue;
             }
             // Requests may have been answered here without asking anything of the upstream.
             self.settle().await;
             self.rest()?;
             std::future::poll_fn(|context| {
-                if killed.as_mut().poll(context).is_ready() {
+                if killed.poll(context).is_ready() {
                     return Poll::Ready(Err(Stop::Killed));
                 }
-                if !self.draining && draining.as_mut().poll(context).is_ready() {
+                if !self.draining && draining.poll(context).is_ready() {
                     self.draining = true;
                     return Poll::Ready(Ok(()));
                 }
@@ -285,6 +284,3 @@ impl Session {
         }
     }
 }
-
-/// Resolves when somebody else ends the session.
-type Killed<'a> = Pin<&'a mut (dyn Future<Output = ()> + Send)>;

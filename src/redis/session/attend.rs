@@ -2,16 +2,13 @@
 
 use std::{
     future::Future,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    task::{Context, Poll, Wake, Waker},
+    task::{Context, Poll},
 };
 
 use super::{Control, Over, Session};
 use crate::{
     redis::outbox::{Ending, Intake, Standing},
+    signal::Seldom,
     telemetry::SessionEnd,
 };
 
@@ -31,24 +28,6 @@ pub(super) enum Wait {
     Queued,
     /// The same, and input beyond [`ATTENDED_BYTES`]: it may last for ever.
     Blocked,
-}
-
-/// Tells that `control` has something to say. It is only polled then, for its wakers are in lists
-/// that all sessions share.
-pub(super) struct Bell {
-    has_rung: AtomicBool,
-    session: Waker,
-}
-
-impl Wake for Bell {
-    fn wake(self: Arc<Self>) {
-        self.wake_by_ref();
-    }
-
-    fn wake_by_ref(self: &Arc<Self>) {
-        self.has_rung.store(true, Ordering::Release);
-        self.session.wake_by_ref();
-    }
 }
 
 impl Session {
@@ -221,35 +200,19 @@ impl Session {
     }
 
     fn poll_control(&mut self, context: &mut Context<'_>) -> Result<(), Over> {
-        let bell = self.bell.get_or_insert_with(|| {
-            Arc::new(Bell {
-                // It has never been looked at.
-                has_rung: AtomicBool::new(true),
-                session: context.waker().clone(),
-            })
-        });
-        // Silenced before `control` is polled: what rings from then on is not lost.
-        let has_rung =
-            bell.has_rung.load(Ordering::Relaxed) && bell.has_rung.swap(false, Ordering::AcqRel);
-        if !has_rung {
-            return Ok(());
-        }
-        let waker = Waker::from(Arc::clone(bell));
-        let polled = self.control.as_mut().poll(&mut Context::from_waker(&waker));
-        let Poll::Ready(control) = polled else {
+        let Poll::Ready(control) = self.control.poll(context) else {
             return Ok(());
         };
-        self.bell = None;
         match control {
             Control::Killed => Err(Over(SessionEnd::Killed)),
             Control::LoginLate => Err(Over(SessionEnd::LoginFailed)),
             Control::Drain => {
                 self.is_draining = true;
                 self.control = match &self.member {
-                    None => Box::pin(std::future::pending()),
+                    None => Seldom::new(std::future::pending()),
                     Some(member) => {
                         let end = member.seat.end_token();
-                        Box::pin(async move {
+                        Seldom::new(async move {
                             end.cancelled_owned().await;
                             Control::Killed
                         })

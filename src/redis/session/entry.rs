@@ -1,6 +1,6 @@
 //! Entry: carrying out a login, and what comes with it.
 
-use std::{future::Future, pin::Pin, sync::Arc};
+use std::sync::Arc;
 
 use super::{Control, Member, Over, Session, clients};
 use crate::{
@@ -11,6 +11,7 @@ use crate::{
         wire::{self, Version},
     },
     session::Admitted,
+    signal::Seldom,
     telemetry::SessionEnd,
 };
 
@@ -106,13 +107,12 @@ impl Session {
         self.database = station.home();
         self.trunk = None;
         let (shutdown, end) = (self.service.shutdown().clone(), admitted.seat.end_token());
-        self.control = Box::pin(async move {
+        self.control = Seldom::new(async move {
             tokio::select! {
                 () = shutdown.draining() => Control::Drain,
                 () = end.cancelled_owned() => Control::Killed,
             }
         });
-        self.bell = None;
         let (seat, user, role) = (admitted.seat, admitted.user, admitted.role);
         if !self.name.is_empty() {
             seat.set_label(&self.name);
@@ -127,12 +127,12 @@ impl Session {
 }
 
 /// What ends a client that has not logged in.
-pub(super) fn stranger(service: &Service) -> Pin<Box<dyn Future<Output = Control> + Send>> {
+pub(super) fn stranger(service: &Service) -> Seldom<Control> {
     let (shutdown, late) = (
         service.shutdown().clone(),
         service.settings().login_wait_max,
     );
-    Box::pin(async move {
+    Seldom::new(async move {
         tokio::select! {
             () = shutdown.draining() => Control::Drain,
             () = tokio::time::sleep(late) => Control::LoginLate,

@@ -142,7 +142,6 @@ impl Session {
         self.replies = Replies::On;
         if self.member.take().is_some() {
             self.control = stranger(&self.service);
-            self.bell = None;
         }
         self.answer(|out, _| wire::simple(out, "RESET"))?;
         Ok(request.bytes)

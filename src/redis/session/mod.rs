@@ -17,7 +17,7 @@ mod local;
 mod subscribe;
 mod transaction;
 
-use std::{future::Future, net::SocketAddr, pin::Pin, sync::Arc};
+use std::{net::SocketAddr, sync::Arc};
 
 use bytes::{Buf, Bytes, BytesMut};
 use tokio::time::timeout;
@@ -38,6 +38,7 @@ use crate::{
     fault::{Refusal, Side},
     net::Stream,
     session::Seat,
+    signal::Seldom,
     telemetry::SessionEnd,
     tenant::Role,
 };
@@ -70,10 +71,8 @@ pub(super) struct Session {
     /// An upstream of its own, in a transaction or while watching.
     held: Option<Held>,
     traffic: Traffic,
-    control: Pin<Box<dyn Future<Output = Control> + Send>>,
+    control: Seldom<Control>,
     is_draining: bool,
-    /// Rings for `control`; `None` if it has never been looked at.
-    bell: Option<Arc<attend::Bell>>,
 }
 
 /// Who a client is, once it has logged in.
@@ -176,7 +175,6 @@ impl Session {
             traffic: Traffic::default(),
             control,
             is_draining: false,
-            bell: None,
         }
     }
 
