@@ -56,6 +56,13 @@ impl Gateway {
         } = parts;
         let exporter = Exporter::install().context("metrics")?;
         let shutdown = Shutdown::new();
+        let (upkeep, ending) = (exporter.clone().keep_up(), shutdown.clone());
+        shutdown.spawn("metrics-upkeep", async move {
+            tokio::select! {
+                () = upkeep => {}
+                () = ending.draining() => {}
+            }
+        });
         let roots = config.tls.upstream_roots().map(PathBuf::as_path);
         let client_tls = ClientTls::new(roots).context("tls.upstream_roots")?;
         let server_tls = server_tls(&config)?;

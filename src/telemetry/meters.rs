@@ -18,6 +18,9 @@ use crate::{
 /// Upper bounds in seconds of the wait histogram.
 const WAIT_BUCKETS: [f64; 9] = [0.0001, 0.001, 0.005, 0.025, 0.1, 0.5, 1.0, 5.0, 30.0];
 
+/// How often records are folded into their histograms.
+const UPKEEP_EVERY: Duration = Duration::from_secs(1);
+
 /// Renders the metrics in Prometheus' text format.
 #[derive(Clone)]
 pub struct Exporter(PrometheusHandle);
@@ -33,6 +36,17 @@ impl Exporter {
             .install_recorder()?;
         gauge!(names::BUILD, "version" => env!("CARGO_PKG_VERSION")).set(1.0);
         Ok(Self(handle))
+    }
+
+    /// Folds what was recorded into the histograms, for as long as it is polled.
+    ///
+    /// Records are kept one by one until then, and nobody may ever ask for the text.
+    pub async fn keep_up(self) {
+        let mut ticks = tokio::time::interval(UPKEEP_EVERY);
+        loop {
+            ticks.tick().await;
+            self.0.run_upkeep();
+        }
     }
 
     /// The text of this moment.
