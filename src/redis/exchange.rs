@@ -15,6 +15,7 @@ use tokio::{
     io::{AsyncReadExt, AsyncWrite},
     sync::OwnedSemaphorePermit,
 };
+use tokio_util::sync::WaitForCancellationFutureOwned;
 
 use super::{
     outbox::Outbox,
@@ -45,6 +46,8 @@ pub(super) struct Exchange {
     is_held_back: bool,
     /// The first byte of the last reply.
     kind: u8,
+    /// Ready when the server is not the one to use any longer; `None` where that cannot be.
+    deposed: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
 }
 
 /// Why an exchange failed.
@@ -56,6 +59,9 @@ pub(super) enum ExchangeFault {
     /// The server closed it.
     #[error("the server closed the connection")]
     Closed,
+    /// Another server has taken the place of this one.
+    #[error("another server is master now")]
+    Deposed,
     /// It is not RESP.
     #[error("broken reply: {0}")]
     Reply(#[from] ReplyFault),
@@ -63,7 +69,9 @@ pub(super) enum ExchangeFault {
 
 impl Exchange {
     pub(super) fn new(lease: Lease<Dialer>, permit: OwnedSemaphorePermit) -> Self {
+        let reign = lease.upstream.reign.as_ref();
         Self {
+            deposed: reign.map(|reign| Box::pin(reign.over())),
             lease,
             _permit: permit,
             scanner: Scanner::default(),
@@ -109,6 +117,11 @@ impl Exchange {
             self.settle(client, is_silent)?;
             if self.left == 0 {
                 return Poll::Ready(Ok(()));
+            }
+            if let Some(deposed) = &mut self.deposed
+                && deposed.as_mut().poll(context).is_ready()
+            {
+                return Poll::Ready(Err(ExchangeFault::Deposed));
             }
             self.is_held_back = client.standing().waiting > HIGH_WATER;
             if self.is_held_back {

@@ -69,7 +69,8 @@ impl Service {
     /// # Errors
     /// When the built-in command table is broken.
     pub fn new(parts: Parts) -> Result<Arc<Self>, TableFault> {
-        let dialer = Dialer::new(parts.client_tls, parts.settings.connect_wait_max);
+        let connect_max = parts.settings.connect_wait_max;
+        let dialer = Dialer::new(parts.client_tls, connect_max, parts.shutdown.clone());
         Ok(Arc::new(Self {
             commands: Commands::load()?,
             fleet: Fleet::new(

@@ -6,12 +6,14 @@ mod account;
 mod id;
 mod limits;
 mod target;
+mod tls;
 mod verifier;
 
 pub use account::{Account, Role};
 pub use id::{CredentialId, Generation, TenantId};
 pub use limits::{PoolMode, TenantLimits};
-pub use target::{DatabaseType, Endpoint, Target, TargetError, TlsMode};
+pub use target::{DatabaseType, Endpoint, Sentinel, Target, TargetError};
+pub use tls::TlsMode;
 pub use verifier::ScramVerifier;
 pub(crate) use verifier::{hmac, salted_password};
 

@@ -6,6 +6,7 @@ use percent_encoding::percent_decode_str;
 use thiserror::Error;
 use url::Url;
 
+use super::tls::{self, TlsMode};
 use crate::{crypto::Secret, protocol::Protocol};
 
 /// What a registered database is.
@@ -82,22 +83,6 @@ impl fmt::Display for Endpoint {
     }
 }
 
-/// How TLS is used towards an upstream: libpq's `sslmode`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum TlsMode {
-    /// Never.
-    #[default]
-    Disable,
-    /// If the server offers it, unverified.
-    Prefer,
-    /// Always, unverified.
-    Require,
-    /// Always, and the certificate's chain must verify.
-    VerifyCa,
-    /// Always, and the certificate must also bear the host's name.
-    VerifyFull,
-}
-
 /// Where a database is, and how to log in there.
 ///
 /// `Debug` and `Display` never show the password.
@@ -117,8 +102,21 @@ pub struct Target {
     pub tls: TlsMode,
     /// The scheme as written, for variants such as `mongodb+srv` and `redis+sentinel`.
     pub scheme: String,
+    /// What the sentinels at the endpoints are asked for, where they are sentinels.
+    pub sentinel: Option<Sentinel>,
     /// The other options of the query part, keys in lower case.
     pub options: BTreeMap<String, String>,
+}
+
+/// A service that sentinels watch over, and how to log in to them.
+#[derive(Debug, Clone)]
+pub struct Sentinel {
+    /// The name under which they know the master.
+    pub service: String,
+    /// The user at the sentinels; they have none by default.
+    pub user: Option<String>,
+    /// The password at the sentinels.
+    pub password: Option<Secret>,
 }
 
 /// Why a connection string is not one.
@@ -162,10 +160,17 @@ impl Target {
             .split(',')
             .map(|host| parse_endpoint(host, default_port(kind, &scheme)))
             .collect::<Result<Vec<_>, _>>()?;
-        let options: BTreeMap<_, _> = url
+        let mut options: BTreeMap<_, _> = url
             .query_pairs()
             .map(|(key, value)| (key.to_ascii_lowercase(), value.into_owned()))
             .collect();
+        let path = decode(url.path().trim_start_matches('/'), "database")?;
+        let (sentinel, database) = if scheme.ends_with("+sentinel") {
+            let (sentinel, database) = sentinel_of(&path, &mut options)?;
+            (Some(sentinel), database)
+        } else {
+            (None, path)
+        };
         let tls = tls_of(&scheme, kind, &options)?;
         Ok(Self {
             kind,
@@ -176,9 +181,10 @@ impl Target {
                 .map(|text| decode(text, "password"))
                 .transpose()?
                 .map(Secret::from),
-            database: non_empty(decode(url.path().trim_start_matches('/'), "database")?),
+            database: non_empty(database),
             tls,
             scheme,
+            sentinel,
             options,
         })
     }
@@ -200,6 +206,10 @@ impl Target {
         }
         let hosts: Vec<_> = self.endpoints.iter().map(ToString::to_string).collect();
         out.push_str(&hosts.join(","));
+        if let Some(sentinel) = &self.sentinel {
+            out.push('/');
+            out.push_str(&sentinel.service);
+        }
         if let Some(database) = &self.database {
             out.push('/');
             out.push_str(database);
@@ -211,7 +221,8 @@ impl Target {
 fn kind_of(scheme: &str) -> Option<DatabaseType> {
     match scheme {
         "postgres" | "postgresql" => Some(DatabaseType::Postgres),
-        "redis" | "rediss" | "redis+sentinel" | "redis+cluster" => Some(DatabaseType::Redis),
+        "redis" | "rediss" | "redis+sentinel" | "rediss+sentinel" | "redis+cluster"
+        | "rediss+cluster" => Some(DatabaseType::Redis),
         "mongodb" | "mongodb+srv" => Some(DatabaseType::Mongodb),
         "http" | "https" => Some(DatabaseType::BunApi),
         _ => None,
@@ -219,10 +230,10 @@ fn kind_of(scheme: &str) -> Option<DatabaseType> {
 }
 
 fn default_port(kind: DatabaseType, scheme: &str) -> u16 {
-    if scheme == "https" {
-        443
-    } else {
-        kind.default_port()
+    match scheme {
+        "https" => 443,
+        "redis+sentinel" | "rediss+sentinel" => 26379,
+        _ => kind.default_port(),
     }
 }
 
@@ -276,46 +287,41 @@ fn tls_of(
     kind: DatabaseType,
     options: &BTreeMap<String, String>,
 ) -> Result<TlsMode, TargetError> {
-    let flag = |key: &str| {
-        options
-            .get(key)
-            .map(|value| value == "true" || value == "1")
+    let mode = match kind {
+        DatabaseType::Postgres => tls::postgres(options),
+        DatabaseType::Redis => tls::redis(scheme, options),
+        DatabaseType::Mongodb => Ok(tls::mongodb(scheme, options)),
+        DatabaseType::BunApi if scheme == "https" => Ok(TlsMode::VerifyFull),
+        DatabaseType::BunApi => Ok(TlsMode::Disable),
     };
-    match kind {
-        DatabaseType::Postgres => match options.get("sslmode").map(String::as_str) {
-            None | Some("prefer" | "allow") => Ok(TlsMode::Prefer),
-            Some("disable") => Ok(TlsMode::Disable),
-            Some("require") => Ok(TlsMode::Require),
-            Some("verify-ca") => Ok(TlsMode::VerifyCa),
-            Some("verify-full") => Ok(TlsMode::VerifyFull),
-            Some(other) => Err(TargetError::BadPart {
-                part: "sslmode",
-                why: format!("'{other}' is unknown"),
-            }),
-        },
-        DatabaseType::Redis => Ok(match scheme {
-            "rediss" if flag("insecure").unwrap_or(false) => TlsMode::Require,
-            "rediss" => TlsMode::VerifyFull,
-            _ => TlsMode::Disable,
-        }),
-        DatabaseType::Mongodb => {
-            let wanted = flag("tls")
-                .or(flag("ssl"))
-                .unwrap_or(scheme == "mongodb+srv");
-            let lax = flag("tlsinsecure").unwrap_or(false)
-                || flag("tlsallowinvalidcertificates").unwrap_or(false);
-            Ok(match (wanted, lax) {
-                (false, _) => TlsMode::Disable,
-                (true, true) => TlsMode::Require,
-                (true, false) => TlsMode::VerifyFull,
-            })
-        }
-        DatabaseType::BunApi => Ok(if scheme == "https" {
-            TlsMode::VerifyFull
-        } else {
-            TlsMode::Disable
-        }),
+    mode.map_err(|why| TargetError::BadPart {
+        part: "sslmode",
+        why,
+    })
+}
+
+/// Reads `service[/database]`, and takes the sentinels' login out of the options, which are shown.
+fn sentinel_of(
+    path: &str,
+    options: &mut BTreeMap<String, String>,
+) -> Result<(Sentinel, String), TargetError> {
+    let (service, database) = path.split_once('/').unwrap_or((path, ""));
+    if service.is_empty() {
+        return Err(TargetError::BadPart {
+            part: "service",
+            why: "a sentinel URL names the master: redis+sentinel://host:26379/mymaster/0".into(),
+        });
     }
+    let mut take = |name: &str| {
+        let joined = options.remove(&format!("sentinel{name}"));
+        options.remove(&format!("sentinel_{name}")).or(joined)
+    };
+    let sentinel = Sentinel {
+        service: service.to_owned(),
+        user: take("user").or(take("username")),
+        password: take("password").map(Secret::from),
+    };
+    Ok((sentinel, database.to_owned()))
 }
 
 fn decode(text: &str, part: &'static str) -> Result<String, TargetError> {
@@ -354,6 +360,38 @@ mod tests {
         assert_eq!(seeds, ["a:1", "[::1]:2", "c:27017"]);
         assert_eq!(target.options.get("authsource").unwrap(), "admin");
         assert_eq!(target.tls, TlsMode::VerifyFull);
+    }
+
+    #[test]
+    fn sentinels_have_a_login_of_their_own() {
+        let url = "redis+sentinel://me:pw@a:1,b/main/2?sentinel_user=s&sentinel_password=canary";
+        let target = Target::parse(url).unwrap();
+        assert_eq!(target.endpoints[1].to_string(), "b:26379");
+        assert_eq!(target.database.as_deref(), Some("2"));
+        assert_eq!(
+            target.redacted(),
+            "redis+sentinel://me:****@a:1,b:26379/main/2"
+        );
+        let sentinel = target.sentinel.clone().unwrap();
+        assert_eq!(sentinel.service, "main");
+        assert_eq!(sentinel.user.as_deref(), Some("s"));
+        assert_eq!(sentinel.password.unwrap().expose(), "canary");
+        assert!(Target::parse("redis+sentinel://a").is_err());
+        assert!(!format!("{target:?} {}", target.redacted()).contains("canary"));
+    }
+
+    #[test]
+    fn rediss_says_how_much_is_verified() {
+        let mode = |query: &str| Target::parse(&format!("rediss://h/0{query}")).map(|of| of.tls);
+        assert_eq!(mode(""), Ok(TlsMode::VerifyFull));
+        assert_eq!(mode("?sslmode=verify-ca"), Ok(TlsMode::VerifyCa));
+        assert_eq!(mode("?ssl_check_hostname=False"), Ok(TlsMode::VerifyCa));
+        for lax in ["?insecure=true", "?ssl_cert_reqs=none", "?sslmode=require"] {
+            assert_eq!(mode(lax), Ok(TlsMode::Require), "{lax}");
+        }
+        assert!(mode("?sslmode=prefer").is_err());
+        let tls = Target::parse("rediss+sentinel://h/main").unwrap().tls;
+        assert_eq!(tls, TlsMode::VerifyFull);
     }
 
     #[test]

@@ -96,6 +96,13 @@ async fn carry(hub: &Hub, mut lease: Lease<Dialer>) -> End {
         outgoing: BytesMut::new(),
         scanner: Scanner::default(),
     };
+    let reign = lease.upstream.reign.clone();
+    let mut deposed = pin!(async {
+        match reign {
+            Some(reign) => reign.over().await,
+            None => std::future::pending().await,
+        }
+    });
     let end = loop {
         let turns = std::future::poll_fn(|context| match link.turn(hub, &mut lease, context) {
             Poll::Ready(Ok(never)) => match never {},
@@ -107,7 +114,11 @@ async fn carry(hub: &Hub, mut lease: Lease<Dialer>) -> End {
         } else {
             LINGER
         };
-        if let Ok(end) = timeout(linger, turns).await {
+        let turned = tokio::select! {
+            turned = timeout(linger, turns) => turned,
+            () = &mut deposed => Ok(End::Lost("another server is master now")),
+        };
+        if let Ok(end) = turned {
             break end;
         }
         if hub.state.lock().topics.is_empty() {

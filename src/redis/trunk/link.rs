@@ -13,10 +13,13 @@ use crate::{
     redis::{
         outbox::{Ending, Outbox},
         refusal,
+        upstream::Reign,
         wire::{ReplyFault, Scanner},
     },
 };
 
+/// How a server refuses writes that is no master.
+const READONLY: &[u8] = b"-READONLY";
 /// A reply that is longer than this is handed on in pieces.
 const PIECE_BYTES: usize = 64 * 1024;
 
@@ -35,6 +38,8 @@ pub(super) struct Link {
     /// Writes whose last reply has not come.
     pub(super) batches: usize,
     scanner: Scanner,
+    /// Who has to be told of signs that the server is master no longer.
+    reign: Option<Arc<Reign>>,
     /// Clients that got something since they were last flushed.
     touched: Vec<Arc<Outbox>>,
     /// A part of the reply under way was handed on.
@@ -50,7 +55,7 @@ struct Cut {
 }
 
 impl Link {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(reign: Option<Arc<Reign>>) -> Self {
         Self {
             outgoing: BytesMut::new(),
             written: 0,
@@ -59,6 +64,7 @@ impl Link {
             moved: Instant::now(),
             batches: 0,
             scanner: Scanner::default(),
+            reign,
             touched: Vec::new(),
             is_cut: false,
         }
@@ -152,6 +158,12 @@ impl Link {
             return Err(TrunkFault::Unasked);
         };
         let bytes = self.incoming.get(..cut.bytes).unwrap_or_default();
+        if cut.first == b'-'
+            && let Some(reign) = &self.reign
+            && bytes.starts_with(READONLY)
+        {
+            reign.doubt();
+        }
         let bytes = match entry.kind {
             Kind::Reply(Fate::Forward) => bytes,
             Kind::Reply(Fate::Select {
@@ -215,14 +227,14 @@ fn cut(scanner: &mut Scanner, bytes: &[u8], replies_max: usize) -> Result<Option
         let Some(frame) = scanner.scan(rest)? else {
             break;
         };
-        if frame.kind == b'>' {
-            if cut.replies == 0 {
-                return Ok(Some(Cut {
-                    bytes: frame.end,
-                    replies: 0,
-                    first: b'>',
-                }));
-            }
+        if frame.kind == b'>' && cut.replies == 0 {
+            return Ok(Some(Cut {
+                bytes: frame.end,
+                replies: 0,
+                first: b'>',
+            }));
+        }
+        if matches!(frame.kind, b'>' | b'-') && cut.replies > 0 {
             // It ends the run; it is scanned again when it stands at the start.
             break;
         }

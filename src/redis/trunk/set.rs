@@ -165,14 +165,17 @@ async fn drive(mut lease: Lease<Dialer>, trunk: &Trunk, patience: Patience, shut
             || pool.tenant().generation != generation
             || shutdown.is_draining()
     };
-    let stream = &mut lease.upstream.stream;
-    let fault = Driver::new(stream, inbox, patience, is_retired).run().await;
+    let upstream = &mut lease.upstream;
+    let fault = Driver::new(upstream, inbox, patience, is_retired)
+        .run()
+        .await;
     lease.upstream.database = trunk.inbox.lock().database;
     let residue = match &fault {
         TrunkFault::Unused => Residue::Clean,
         TrunkFault::Closed | TrunkFault::Io(_) | TrunkFault::Stuck => {
             Residue::Broken(CloseReason::Lost)
         }
+        TrunkFault::Deposed => Residue::Broken(CloseReason::Retired),
         TrunkFault::Reply(_) | TrunkFault::Unasked | TrunkFault::Select => {
             Residue::Broken(CloseReason::ProtocolError)
         }

@@ -16,9 +16,13 @@ use tokio::{
     io::{AsyncReadExt, AsyncWrite},
     time::{Instant, Sleep, sleep_until},
 };
+use tokio_util::sync::WaitForCancellationFutureOwned;
 
 use super::{BATCH_BYTES, INBOX_BYTES_KEPT_MAX, Inbox, link::Link};
-use crate::{net::Stream, redis::wire::ReplyFault};
+use crate::{
+    net::Stream,
+    redis::{upstream::Upstream, wire::ReplyFault},
+};
 
 /// Room for each read: large, because one read serves many clients.
 const READ_BYTES: usize = 64 * 1024;
@@ -51,6 +55,9 @@ pub(super) enum TrunkFault {
     /// The server did not accept a database number that it accepted before.
     #[error("the database could not be selected")]
     Select,
+    /// Another server has taken the place of this one.
+    #[error("another server is master now")]
+    Deposed,
     /// The oldest command has waited too long.
     #[error("no reply for too long")]
     Stuck,
@@ -72,6 +79,8 @@ pub(super) struct Driver<'s> {
     pub(super) patience: Patience,
     /// Whether another trunk has to take its place: it is old, or the registration has changed.
     is_retired: Box<dyn Fn() -> bool + Send + 's>,
+    /// Ready when the server is not the one to use any longer; `None` where that cannot be.
+    deposed: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
     link: Link,
 }
 
@@ -85,18 +94,19 @@ enum Turn {
 
 impl<'s> Driver<'s> {
     pub(super) fn new(
-        stream: &'s mut Stream,
+        upstream: &'s mut Upstream,
         inbox: Arc<Mutex<Inbox>>,
         patience: Patience,
         is_retired: impl Fn() -> bool + Send + 's,
     ) -> Self {
-        let link = Link::new();
+        let reign = upstream.reign.clone();
         Self {
-            stream,
+            stream: &mut upstream.stream,
             inbox,
             patience,
             is_retired: Box::new(is_retired),
-            link,
+            deposed: reign.as_ref().map(|reign| Box::pin(reign.over())),
+            link: Link::new(reign),
         }
     }
 
@@ -134,6 +144,11 @@ impl<'s> Driver<'s> {
     ) -> Poll<Result<Turn, TrunkFault>> {
         // Reading comes first and never waits for a write: both ends would block for ever.
         self.read(context)?;
+        if let Some(deposed) = &mut self.deposed
+            && deposed.as_mut().poll(context).is_ready()
+        {
+            return Poll::Ready(Err(TrunkFault::Deposed));
+        }
         self.write(context)?;
         // What cannot be written now is not gathered either, so that the inbox bounds it.
         if self.link.outgoing.is_empty() {

@@ -1,28 +1,64 @@
 //! Opening an upstream: connect, TLS, log in alone and awaited, then what only dresses it.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
-use super::{AskFault, Upstream};
+use parking_lot::Mutex;
+
+use super::{
+    AskFault, Upstream,
+    sentinel::{Watch, open_master},
+};
 use crate::{
+    crypto::Secret,
     net::{
-        Address, DialFault, DialStep, dial,
+        Address, DialFault, DialStep, Stream, dial,
         tls::{ClientTls, Verify},
     },
     pool,
     redis::wire::Version,
-    tenant::{Target, Tenant, TlsMode},
+    shutdown::Shutdown,
+    tenant::{Endpoint, Sentinel, Target, Tenant, TenantId, TlsMode},
 };
 
 /// Opens upstreams for the pools of Redis tenants.
+#[derive(Clone)]
 pub struct Dialer {
+    opener: Opener,
+    shutdown: Shutdown,
+    /// Where the masters of sentinels' services are.
+    watches: Arc<Mutex<HashMap<TenantId, Arc<Watch>>>>,
+}
+
+/// Opens a connection to one server.
+#[derive(Clone)]
+pub(super) struct Opener {
     tls: ClientTls,
     connect_max: Duration,
 }
 
 impl Dialer {
     /// A dialer that gives a connection attempt at most `connect_max`.
-    pub fn new(tls: ClientTls, connect_max: Duration) -> Self {
-        Self { tls, connect_max }
+    pub fn new(tls: ClientTls, connect_max: Duration, shutdown: Shutdown) -> Self {
+        Self {
+            opener: Opener::new(tls, connect_max),
+            shutdown,
+            watches: Arc::default(),
+        }
+    }
+
+    /// Who looks after where the tenant's master is.
+    fn watch(&self, tenant: &Tenant, service: &Sentinel) -> Arc<Watch> {
+        let mut watches = self.watches.lock();
+        if let Some(watch) = watches.get(&tenant.id)
+            && watch.generation() >= tenant.generation
+        {
+            return Arc::clone(watch);
+        }
+        // Those that nobody has used for long are forgotten when another comes.
+        watches.retain(|_, watch| watch.is_watched());
+        let watch = Watch::new(tenant, service, self.opener.clone());
+        watches.insert(tenant.id, Arc::clone(&watch));
+        watch
     }
 }
 
@@ -30,57 +66,91 @@ impl pool::Dial for Dialer {
     type Upstream = Upstream;
 
     async fn dial(&self, tenant: &Arc<Tenant>) -> Result<Upstream, DialFault> {
-        let mut upstream = open(&tenant.target, &self.tls, self.connect_max).await?;
+        let target = &tenant.target;
+        let mut upstream = match &target.sentinel {
+            Some(service) => self.watch(tenant, service).dial(&self.shutdown).await?,
+            None => self.opener.open(target, only(target)?).await?,
+        };
         dress(&mut upstream, tenant).await?;
         Ok(upstream)
     }
 }
 
-/// Connects and logs in.
-pub(super) async fn open(
-    target: &Target,
-    tls: &ClientTls,
-    connect_max: Duration,
-) -> Result<Upstream, DialFault> {
-    if target.scheme == "redis+sentinel" || target.scheme == "redis+cluster" {
+impl Opener {
+    pub(super) fn new(tls: ClientTls, connect_max: Duration) -> Self {
+        Self { tls, connect_max }
+    }
+
+    /// Connects and logs in to the server that a target leads to at this moment.
+    pub(super) async fn open_any(&self, target: &Target) -> Result<Upstream, DialFault> {
+        match &target.sentinel {
+            Some(service) => Ok(open_master(self, target, service, 0).await?.0),
+            None => self.open(target, only(target)?).await,
+        }
+    }
+
+    /// Connects and logs in to one server.
+    pub(super) async fn open(
+        &self,
+        target: &Target,
+        endpoint: &Endpoint,
+    ) -> Result<Upstream, DialFault> {
+        let mut upstream = Upstream::new(self.connect(endpoint, target.tls).await?);
+        log_in(
+            &mut upstream,
+            (target.user.as_deref(), target.password.as_ref()),
+        )
+        .await?;
+        Ok(upstream)
+    }
+
+    /// Connects, under TLS where the target says so.
+    pub(super) async fn connect(
+        &self,
+        endpoint: &Endpoint,
+        mode: TlsMode,
+    ) -> Result<Stream, DialFault> {
+        let address = Address {
+            host: &endpoint.host,
+            port: endpoint.port,
+        };
+        let stream = dial(address, self.connect_max).await?;
+        let verify = match mode {
+            TlsMode::Disable | TlsMode::Prefer => return Ok(stream),
+            TlsMode::Require => Verify::Nothing,
+            TlsMode::VerifyCa => Verify::Chain,
+            TlsMode::VerifyFull => Verify::ChainAndName,
+        };
+        self.tls.upgrade(stream, &endpoint.host, verify).await
+    }
+}
+
+/// The one server of a target without sentinels.
+fn only(target: &Target) -> Result<&Endpoint, DialFault> {
+    if target.scheme.ends_with("+cluster") {
         return Err(DialFault::new(
             DialStep::Connect,
             format!("{}:// is not supported yet", target.scheme),
             "register the server itself with redis:// or rediss://",
         ));
     }
-    let endpoint = target.endpoint().ok_or_else(|| {
+    target.endpoint().ok_or_else(|| {
         DialFault::new(
             DialStep::Name,
             "the connection URL has no host",
             "give host and port",
         )
-    })?;
-    let address = Address {
-        host: &endpoint.host,
-        port: endpoint.port,
-    };
-    let stream = dial(address, connect_max).await?;
-    let verify = match target.tls {
-        TlsMode::Disable | TlsMode::Prefer => None,
-        TlsMode::Require => Some(Verify::Nothing),
-        TlsMode::VerifyCa => Some(Verify::Chain),
-        TlsMode::VerifyFull => Some(Verify::ChainAndName),
-    };
-    let stream = match verify {
-        None => stream,
-        Some(verify) => tls.upgrade(stream, &endpoint.host, verify).await?,
-    };
-    let mut upstream = Upstream::new(stream);
-    log_in(&mut upstream, target).await?;
-    Ok(upstream)
+    })
 }
 
 /// Logs in with nothing else in the same packet: a refusal must not be read as another's reply.
-async fn log_in(upstream: &mut Upstream, target: &Target) -> Result<(), DialFault> {
-    let user = target.user.as_deref().unwrap_or("default");
+pub(super) async fn log_in(
+    upstream: &mut Upstream,
+    login: (Option<&str>, Option<&Secret>),
+) -> Result<(), DialFault> {
+    let user = login.0.unwrap_or("default");
     let mut hello = vec!["HELLO", "3"];
-    if let Some(password) = &target.password {
+    if let Some(password) = login.1 {
         hello.extend(["AUTH", user, password.expose()]);
     }
     match upstream.ask(&hello).await {
@@ -92,15 +162,18 @@ async fn log_in(upstream: &mut Upstream, target: &Target) -> Result<(), DialFaul
             }
             Ok(())
         }
-        Err(AskFault::Refused(text)) if is_unknown(&text) => log_in_old(upstream, target).await,
+        Err(AskFault::Refused(text)) if is_unknown(&text) => log_in_old(upstream, login).await,
         Err(fault) => Err(login_fault(&fault)),
     }
 }
 
 /// A server before 6.0, or one that speaks RESP2 only.
-async fn log_in_old(upstream: &mut Upstream, target: &Target) -> Result<(), DialFault> {
-    if let Some(password) = &target.password {
-        let words = match &target.user {
+async fn log_in_old(
+    upstream: &mut Upstream,
+    login: (Option<&str>, Option<&Secret>),
+) -> Result<(), DialFault> {
+    if let Some(password) = login.1 {
+        let words = match login.0 {
             Some(user) if user != "default" => vec!["AUTH", user, password.expose()],
             _ => vec!["AUTH", password.expose()],
         };

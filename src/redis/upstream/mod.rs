@@ -6,10 +6,13 @@
 
 mod dial;
 mod probe;
+mod reign;
+mod sentinel;
 
 pub use dial::Dialer;
 pub(super) use dial::database_of;
 pub use probe::probe;
+pub(super) use reign::Reign;
 
 use std::{io, sync::Arc};
 
@@ -59,6 +62,8 @@ pub struct Upstream {
     pub(super) speaks_hello: bool,
     /// The server's version, as it says.
     pub(super) server: Arc<str>,
+    /// The reign in which it was opened, where masters change.
+    pub(super) reign: Option<Arc<Reign>>,
 }
 
 impl Upstream {
@@ -70,15 +75,13 @@ impl Upstream {
             database: 0,
             speaks_hello: false,
             server: Arc::from(""),
+            reign: None,
         }
     }
 
     /// Sends one command and reads its whole reply; an error reply is a fault.
     pub(super) async fn ask<W: AsRef<[u8]>>(&mut self, words: &[W]) -> Result<Bytes, AskFault> {
-        let mut request = BytesMut::new();
-        wire::encode_command(&mut request, words);
-        self.stream.write_all(&request).await?;
-        self.stream.flush().await?;
+        self.tell(words).await?;
         let reply = self.answer().await?;
         match reply.strip_prefix(b"-") {
             Some(text) => Err(AskFault::Refused(
@@ -105,15 +108,34 @@ impl Upstream {
         Ok(())
     }
 
+    /// Sends one command.
+    pub(super) async fn tell<W: AsRef<[u8]>>(&mut self, words: &[W]) -> Result<(), AskFault> {
+        let mut request = BytesMut::new();
+        wire::encode_command(&mut request, words);
+        self.stream.write_all(&request).await?;
+        self.stream.flush().await?;
+        Ok(())
+    }
+
     async fn answer(&mut self) -> Result<Bytes, AskFault> {
+        loop {
+            let frame = self.frame().await?;
+            // A push answers nothing.
+            if frame.first() != Some(&b'>') {
+                return Ok(frame);
+            }
+        }
+    }
+
+    /// The next frame, whatever it is.
+    ///
+    /// # Cancel safety
+    /// Safe: what has been read is looked at again.
+    pub(super) async fn frame(&mut self) -> Result<Bytes, AskFault> {
         let mut scanner = Scanner::default();
         loop {
-            while let Some(frame) = scanner.scan(&self.input)? {
-                let reply = self.input.split_to(frame.end).freeze();
-                // A push answers nothing.
-                if frame.kind != b'>' {
-                    return Ok(reply);
-                }
+            if let Some(frame) = scanner.scan(&self.input)? {
+                return Ok(self.input.split_to(frame.end).freeze());
             }
             if self.input.len() > ANSWER_BYTES_MAX {
                 return Err(AskFault::TooLong);
@@ -128,8 +150,9 @@ impl Upstream {
 
 impl pool::Upstream for Upstream {
     fn is_open(&mut self) -> bool {
+        let is_over = self.reign.as_ref().is_some_and(|reign| reign.is_over());
         // An unasked-for byte would be taken for the next user's reply.
-        !self.input.has_remaining() && self.stream.is_quiet()
+        !is_over && !self.input.has_remaining() && self.stream.is_quiet()
     }
 
     async fn reset(&mut self) -> Result<(), String> {

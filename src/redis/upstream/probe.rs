@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::{
     AskFault, Upstream,
-    dial::{database_of, login_fault, open},
+    dial::{Opener, database_of, login_fault},
 };
 use crate::{
     net::{DialFault, DialStep, tls::ClientTls},
@@ -21,7 +21,8 @@ pub async fn probe(
     wait_max: Duration,
 ) -> Result<String, DialFault> {
     let database = database_of(target)?;
-    let mut upstream = open(target, tls, wait_max).await?;
+    let opener = Opener::new(tls.clone(), wait_max);
+    let mut upstream = opener.open_any(target).await?;
     let version = upstream.version;
     upstream
         .prepare(version, database)

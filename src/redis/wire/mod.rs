@@ -10,6 +10,7 @@ mod push;
 mod render;
 mod reply;
 mod request;
+mod value;
 
 pub(super) use push::Push;
 pub(super) use render::{
@@ -17,6 +18,7 @@ pub(super) use render::{
 };
 pub(super) use reply::{ReplyFault, Scanner};
 pub(super) use request::{Decoder, Limits, Step};
+pub(super) use value::Value;
 
 #[cfg(test)]
 mod tests;
