@@ -18,6 +18,10 @@ const STACK_BYTES: usize = 16 * 1024;
 /// Bytes read at once into place.
 const BULK_BYTES: usize = 256 * 1024;
 
+/// Bytes of one message after which there is room for all of it: until then nobody gets more for claiming much, and
+/// from then on it is not moved any more, which would need room for two.
+const BELIEVED_BYTES: usize = 1024 * 1024;
+
 /// Bytes between a socket and whoever understands them.
 #[derive(Debug, Default)]
 pub(crate) struct Intake {
@@ -74,7 +78,12 @@ impl Intake {
     ) -> Poll<io::Result<usize>> {
         if wanted > STACK_BYTES {
             self.compact();
-            self.bytes.reserve_exact(wanted.min(BULK_BYTES));
+            let is_believed = self.bytes.len() >= BELIEVED_BYTES;
+            self.bytes.reserve_exact(if is_believed {
+                wanted
+            } else {
+                wanted.min(BULK_BYTES)
+            });
             return pin!(stream.read_buf(&mut self.bytes)).poll(context);
         }
         let mut stack = [const { MaybeUninit::uninit() }; STACK_BYTES];
@@ -115,6 +124,24 @@ mod tests {
         }
         seen.extend_from_slice(intake.pending());
         assert_eq!(seen, sent);
+    }
+
+    #[tokio::test]
+    async fn whole_message_is_not_moved_while_it_comes() {
+        let whole = 8 * BELIEVED_BYTES;
+        let sent = vec![7; whole];
+        let mut socket = &sent[..];
+        let mut intake = Intake::default();
+        let mut capacities = Vec::new();
+        while intake.pending().len() < whole {
+            let missing = whole - intake.pending().len();
+            intake.fill(&mut socket, missing).await.unwrap();
+            capacities.push(intake.bytes.capacity());
+        }
+        capacities.dedup();
+        assert_eq!(capacities.first(), Some(&BULK_BYTES));
+        assert_eq!(capacities.last(), Some(&whole));
+        assert!(capacities.len() <= BELIEVED_BYTES / BULK_BYTES + 1);
     }
 
     #[tokio::test]
