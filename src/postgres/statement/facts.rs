@@ -1,6 +1,9 @@
 //! The rules: which words of which statements make it suspect.
 
-use super::token::{Token, Tokens, Word};
+use super::{
+    plain,
+    token::{Token, Tokens, Word},
+};
 use crate::postgres::{policy, prepared};
 
 /// How many leading words of a statement are kept.
@@ -45,8 +48,13 @@ pub(crate) struct Facts {
     pub(crate) goes_on: bool,
 }
 
-/// Scans a text.
+/// What a text may do, as far as its tokens tell.
 pub(crate) fn scan(text: &[u8]) -> Facts {
+    plain::glance(text).unwrap_or_else(|| scan_fully(text))
+}
+
+/// Asks every rule.
+pub(super) fn scan_fully(text: &[u8]) -> Facts {
     let mut scan = Scan::default();
     for token in Tokens::of(text) {
         scan.see(token);

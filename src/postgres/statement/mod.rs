@@ -5,6 +5,7 @@
 //! Every extra room of `postgres` is explained in its `mod.rs`.
 
 mod facts;
+mod plain;
 mod token;
 
 #[cfg(test)]
