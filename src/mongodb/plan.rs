@@ -71,6 +71,7 @@ impl Plan {
                 b"commitTransaction" | b"abortTransaction" => Standing::EndsTransaction,
                 _ if body.in_transaction => Standing::InTransaction,
                 _ if is_retryable => Standing::Retryable,
+                _ if is_get_more => Standing::OfCursor,
                 _ => Standing::Plain,
             },
             aftermath: match command.class {
@@ -217,6 +218,7 @@ mod tests {
             let mut bytes = encoded(EXHAUST_ALLOWED, &body(asked));
             let mut plan = plan(&bytes);
             assert_eq!(plan.aftermath, Aftermath::KillCursor);
+            assert_eq!(plan.standing, Standing::OfCursor);
             plan.edit(&mut bytes, Duration::from_secs(1));
             assert_eq!(bytes, encoded(0, &body(sent)));
         }

@@ -26,6 +26,8 @@ pub(crate) enum Standing {
     InTransaction,
     /// It ends a transaction.
     EndsTransaction,
+    /// It goes on with a cursor, perhaps a change stream's.
+    OfCursor,
 }
 
 /// One error reply, as a driver will see it.
@@ -235,6 +237,8 @@ const fn labels_of(standing: Standing, effect: Effect) -> &'static [&'static str
             &["RetryableWriteError"]
         }
         (Standing::InTransaction, _) => &["TransientTransactionError"],
+        // Without it a driver gives a change stream up; to other cursors it says nothing.
+        (Standing::OfCursor, _) => &["ResumableChangeStreamError"],
     }
 }
 
@@ -301,6 +305,8 @@ mod tests {
         );
         let transient = labels(&reply(&lost, Standing::InTransaction));
         assert_eq!(transient, ["TransientTransactionError"]);
+        let resumable = labels(&reply(&lost, Standing::OfCursor));
+        assert_eq!(resumable, ["ResumableChangeStreamError"]);
         let down = Refusal::UpstreamDown { cause: "x".into() };
         let unsent = labels(&reply(&down, Standing::Retryable));
         assert_eq!(unsent, ["RetryableWriteError", "NoWritesPerformed"]);
