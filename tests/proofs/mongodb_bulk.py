@@ -16,8 +16,8 @@ from gateway import Memory, gateway_pid
 
 MB = 1024 * 1024
 TOTAL_MB = int(os.environ.get("POLYPOOL_PROOF_MB", "1024"))
-# Three documents of almost 16 MB make a message of almost 48 MB; the others are of ordinary sizes.
-LARGE_BYTES = 16 * MB - 4096
+# Three such documents make a message that is just under the protocol's 48,000,000 bytes; the others are of ordinary sizes.
+LARGE_BYTES = 15_980_000
 GROWTH_MAX_MB = 64
 CLIENTS_AT_ONCE = 3
 
