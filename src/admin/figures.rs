@@ -31,6 +31,9 @@ pub struct PoolRow {
     /// Its type.
     #[serde(rename = "type")]
     pub kind: &'static str,
+    /// The one server that it leads to, of databases that have a pool for each.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub server: Option<String>,
     /// Clients waiting for an upstream.
     pub clients_waiting: usize,
     /// Upstreams in use.

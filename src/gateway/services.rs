@@ -186,6 +186,7 @@ fn pool_row(protocol: Protocol, stats: PoolStats) -> PoolRow {
         slug: stats.slug,
         project_ref: stats.project,
         kind: protocol.label(),
+        server: stats.server,
         clients_waiting: stats.waiting,
         upstreams_leased: stats.leased,
         upstreams_idle: stats.idle,

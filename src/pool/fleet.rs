@@ -10,16 +10,20 @@ use crate::{
     protocol::Protocol,
     shutdown::Shutdown,
     telemetry::PoolMeters,
-    tenant::{Tenant, TenantId},
+    tenant::{Endpoint, Tenant, TenantId},
 };
 
 /// How often idle, old and missing upstreams are looked after.
 const UPKEEP_EVERY: Duration = Duration::from_secs(1);
 
+/// Whose a pool is: a tenant's, or that of one of its servers.
+type Key = (TenantId, Option<Endpoint>);
+type Pools<D> = DashMap<Key, Arc<Pool<D>>>;
+
 /// The pools of one protocol.
 pub struct Fleet<D: Dial> {
     shared: Arc<Shared<D>>,
-    pools: Arc<DashMap<TenantId, Arc<Pool<D>>>>,
+    pools: Arc<Pools<D>>,
 }
 
 impl<D: Dial> Fleet<D> {
@@ -47,11 +51,22 @@ impl<D: Dial> Fleet<D> {
 
     /// The tenant's pool; a newer registration retires the connections of the older.
     pub fn pool(&self, tenant: &Arc<Tenant>) -> Arc<Pool<D>> {
+        self.pool_of(tenant, None)
+    }
+
+    /// The pool of one of the tenant's servers; each has the tenant's bounds for itself.
+    pub fn server_pool(&self, tenant: &Arc<Tenant>, server: &Endpoint) -> Arc<Pool<D>> {
+        self.pool_of(tenant, Some(server.clone()))
+    }
+
+    fn pool_of(&self, tenant: &Arc<Tenant>, server: Option<Endpoint>) -> Arc<Pool<D>> {
+        let key = (tenant.id, server);
         // Most calls find the pool, so the write lock of `entry` is not taken first.
-        let found = self.pools.get(&tenant.id).map(|pool| Arc::clone(&pool));
+        let found = self.pools.get(&key).map(|pool| Arc::clone(&pool));
         let pool = found.unwrap_or_else(|| {
-            let make = || Pool::new(Arc::clone(&self.shared), Arc::clone(tenant));
-            Arc::clone(&self.pools.entry(tenant.id).or_insert_with(make))
+            let server = key.1.clone();
+            let make = || Pool::new(Arc::clone(&self.shared), Arc::clone(tenant), server);
+            Arc::clone(&self.pools.entry(key).or_insert_with(make))
         });
         pool.retire(tenant);
         pool
@@ -59,19 +74,32 @@ impl<D: Dial> Fleet<D> {
 
     /// The pool of that tenant, if it has one at the moment.
     pub fn find(&self, tenant: TenantId) -> Option<Arc<Pool<D>>> {
-        self.pools.get(&tenant).map(|pool| Arc::clone(&pool))
+        self.pools
+            .get(&(tenant, None))
+            .map(|pool| Arc::clone(&pool))
     }
 
-    /// Takes up a changed registration, if the tenant has a pool at the moment.
+    /// Takes up a changed registration in the pools that the tenant has at the moment.
     pub fn renew(&self, tenant: &Arc<Tenant>) {
-        if let Some(pool) = self.find(tenant.id) {
+        // Collected first: no map lock is held while pools work.
+        let all = self.pools.iter().filter(|pool| pool.key().0 == tenant.id);
+        let all: Vec<_> = all.map(|pool| Arc::clone(&pool)).collect();
+        for pool in all {
             pool.retire(tenant);
         }
     }
 
-    /// Ends the pool of a tenant that was removed.
+    /// Ends the pools of a tenant that was removed.
     pub fn remove(&self, tenant: TenantId) {
-        if let Some((_, pool)) = self.pools.remove(&tenant) {
+        let mut gone = Vec::new();
+        self.pools.retain(|(owner, _), pool| {
+            let stays = *owner != tenant;
+            if !stays {
+                gone.push(Arc::clone(pool));
+            }
+            stays
+        });
+        for pool in gone {
             pool.drain();
         }
     }
@@ -82,7 +110,7 @@ impl<D: Dial> Fleet<D> {
     }
 }
 
-async fn upkeep<D: Dial>(shared: Arc<Shared<D>>, pools: Arc<DashMap<TenantId, Arc<Pool<D>>>>) {
+async fn upkeep<D: Dial>(shared: Arc<Shared<D>>, pools: Arc<Pools<D>>) {
     let mut ticks = interval(UPKEEP_EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {

@@ -20,7 +20,7 @@ use crate::{
     net::{DialFault, DialStep},
     shutdown::Shutdown,
     telemetry::PoolMeters,
-    tenant::Tenant,
+    tenant::{Endpoint, Tenant},
 };
 
 /// What every pool of a fleet shares.
@@ -32,10 +32,11 @@ pub(super) struct Shared<D> {
     pub(super) meters: PoolMeters,
 }
 
-/// The upstreams of one tenant.
+/// The upstreams of one tenant, or of one of its servers.
 pub struct Pool<D: Dial> {
     shared: Arc<Shared<D>>,
     tenant: RwLock<Arc<Tenant>>,
+    server: Option<Endpoint>,
     core: Mutex<Core<Held<D>, Waiter<D>>>,
     this: Weak<Self>,
 }
@@ -50,14 +51,19 @@ type Waiter<D> = oneshot::Sender<Result<Lease<D>, CheckoutError>>;
 type Orders<D> = Vec<Order<Held<D>, Waiter<D>>>;
 
 impl<D: Dial> Pool<D> {
-    pub(super) fn new(shared: Arc<Shared<D>>, tenant: Arc<Tenant>) -> Arc<Self> {
-        let bounds = bounds(&shared.settings, &tenant);
+    pub(super) fn new(
+        shared: Arc<Shared<D>>,
+        tenant: Arc<Tenant>,
+        server: Option<Endpoint>,
+    ) -> Arc<Self> {
+        let bounds = Bounds::of(&shared.settings, &tenant);
         let core = Core::new(bounds, tenant.generation, Instant::now());
         Arc::new_cyclic(|this| {
             shared.budget.join(Weak::clone(this) as Weak<dyn Claimant>);
             Self {
                 shared,
                 tenant: RwLock::new(tenant),
+                server,
                 core: Mutex::new(core),
                 this: Weak::clone(this),
             }
@@ -144,6 +150,7 @@ impl<D: Dial> Pool<D> {
             tenant: tenant.id,
             slug: tenant.slug.clone(),
             project: tenant.project.clone(),
+            server: self.server.as_ref().map(ToString::to_string),
             idle: core.idle(),
             leased: core.leased(),
             dialing: core.dialing(),
@@ -171,7 +178,7 @@ impl<D: Dial> Pool<D> {
             return;
         }
         *self.tenant.write() = Arc::clone(tenant);
-        let bounds = bounds(&self.shared.settings, tenant);
+        let bounds = Bounds::of(&self.shared.settings, tenant);
         let generation = tenant.generation;
         self.step(|core, now, orders| core.retire(generation, bounds, now, orders));
     }
@@ -265,7 +272,14 @@ impl<D: Dial> Pool<D> {
         self.shared.shutdown.spawn("pool-dial", async move {
             let tenant = pool.tenant();
             let wait_max = pool.shared.settings.dial_wait_max;
-            let outcome = match timeout(wait_max, pool.shared.dialer.dial(&tenant)).await {
+            let dialer = &pool.shared.dialer;
+            let dial = async {
+                match &pool.server {
+                    None => dialer.dial(&tenant).await,
+                    Some(server) => dialer.dial_server(&tenant, server).await,
+                }
+            };
+            let outcome = match timeout(wait_max, dial).await {
                 Ok(outcome) => outcome,
                 Err(_) => Err(DialFault::new(
                     DialStep::Login,
@@ -371,18 +385,6 @@ impl<D: Dial> Drop for Line<'_, D> {
         if let Ok(Ok(lease)) = self.receiver.try_recv() {
             lease.give_back(super::Residue::Clean);
         }
-    }
-}
-
-fn bounds(settings: &Settings, tenant: &Tenant) -> Bounds {
-    Bounds {
-        max: tenant.limits.upstream_max,
-        idle_min: tenant.limits.idle_min,
-        dialing_max: settings.dialing_max,
-        queue_max: tenant.limits.queue_max,
-        idle_after: settings.idle_after,
-        backoff_min: settings.backoff_min,
-        backoff_max: settings.backoff_max,
     }
 }
 

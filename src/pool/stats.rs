@@ -11,6 +11,8 @@ pub struct PoolStats {
     pub slug: String,
     /// The owning project's ref.
     pub project: String,
+    /// The one server that it leads to, if it is not the whole tenant's.
+    pub server: Option<String>,
     /// Upstreams waiting to be used.
     pub idle: usize,
     /// Upstreams in use.

@@ -16,7 +16,7 @@ use crate::{
     net::{DialFault, DialStep},
     protocol::Protocol,
     shutdown::Shutdown,
-    tenant::{Generation, Target, Tenant, TenantId, TenantLimits},
+    tenant::{Endpoint, Generation, Target, Tenant, TenantId, TenantLimits},
 };
 
 /// Counts of what the fake server saw.
@@ -135,6 +135,37 @@ async fn dropped_lease_closes_its_upstream() {
     pool.lease().await.unwrap().give_back(Residue::Clean);
     assert_eq!(server.opened.load(Ordering::SeqCst), 2);
     assert_eq!(pool.stats().leased, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn each_server_has_the_bound_for_itself_and_goes_with_the_tenant() {
+    let (fleet, server) = fleet(10);
+    let tenant = Arc::new(tenant(1));
+    let seat = |port| Endpoint {
+        host: "h".into(),
+        port,
+    };
+    let mut leases = Vec::new();
+    for port in [1, 2] {
+        let pool = fleet.server_pool(&tenant, &seat(port));
+        leases.push(pool.lease().await.unwrap());
+        assert!(pool.try_lease().is_none());
+    }
+    assert_eq!(server.open.load(Ordering::SeqCst), 2);
+    let mut servers: Vec<_> = fleet
+        .snapshot()
+        .into_iter()
+        .map(|pool| pool.server)
+        .collect();
+    servers.sort();
+    assert_eq!(servers, [Some("h:1".to_owned()), Some("h:2".to_owned())]);
+    fleet.remove(tenant.id);
+    assert!(fleet.snapshot().is_empty());
+    for lease in leases {
+        lease.give_back(Residue::Clean);
+    }
+    tokio::task::yield_now().await;
+    assert_eq!(server.open.load(Ordering::SeqCst), 0);
 }
 
 #[tokio::test(start_paused = true)]

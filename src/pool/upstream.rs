@@ -3,7 +3,10 @@
 use std::{future::Future, sync::Arc};
 
 use super::CloseReason;
-use crate::{net::DialFault, tenant::Tenant};
+use crate::{
+    net::DialFault,
+    tenant::{Endpoint, Tenant},
+};
 
 /// One logged-in connection to a tenant's database.
 pub trait Upstream: Send + 'static {
@@ -30,6 +33,16 @@ pub trait Dial: Send + Sync + 'static {
         &self,
         tenant: &Arc<Tenant>,
     ) -> impl Future<Output = Result<Self::Upstream, DialFault>> + Send;
+
+    /// Connects to that one of the tenant's servers, for a pool of its own. A protocol that asks
+    /// for no such pools need not know how.
+    fn dial_server(
+        &self,
+        tenant: &Arc<Tenant>,
+        _server: &Endpoint,
+    ) -> impl Future<Output = Result<Self::Upstream, DialFault>> + Send {
+        self.dial(tenant)
+    }
 }
 
 /// What an exchange left behind on its upstream.

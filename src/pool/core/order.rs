@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::super::{CheckoutError, CloseReason, OpenReason};
-use crate::tenant::Generation;
+use super::super::{CheckoutError, CloseReason, OpenReason, Settings};
+use crate::tenant::{Generation, Tenant};
 
 /// What bounds one pool.
 #[derive(Debug, Clone, Copy)]
@@ -17,6 +17,21 @@ pub(in crate::pool) struct Bounds {
     pub(in crate::pool) idle_after: Duration,
     pub(in crate::pool) backoff_min: Duration,
     pub(in crate::pool) backoff_max: Duration,
+}
+
+impl Bounds {
+    /// What bounds a pool of that tenant.
+    pub(in crate::pool) fn of(settings: &Settings, tenant: &Tenant) -> Self {
+        Self {
+            max: tenant.limits.upstream_max,
+            idle_min: tenant.limits.idle_min,
+            dialing_max: settings.dialing_max,
+            queue_max: tenant.limits.queue_max,
+            idle_after: settings.idle_after,
+            backoff_min: settings.backoff_min,
+            backoff_max: settings.backoff_max,
+        }
+    }
 }
 
 /// What is remembered of a connection wherever it is.
