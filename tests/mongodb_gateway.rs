@@ -714,3 +714,176 @@ async fn upstream_that_is_down_is_told_as_such() {
     assert!(find.get("errorLabels").is_none());
     rig.end().await;
 }
+
+/// Opens a cursor that waits for data on a capped collection; its id.
+async fn open_tail(wire: &mut Wire, session: &bson::Bson) -> i64 {
+    let find = bson::RawDocumentBuf::try_from(&doc! {
+        "find": "tailed", "tailable": true, "awaitData": true, "lsid": session.clone(), "$db": "app",
+    });
+    let opened = wire.ask(&find.unwrap()).await;
+    let cursor = opened.get_document("cursor").expect("no cursor");
+    cursor.get_i64("id").unwrap()
+}
+
+fn next_batch(id: i64, session: &bson::Bson) -> RawDocumentBuf {
+    let body = doc! {
+        "getMore": id, "collection": "tailed", "maxTimeMS": 60_000, "lsid": session.clone(), "$db": "app",
+    };
+    RawDocumentBuf::try_from(&body).unwrap()
+}
+
+fn own_session() -> bson::Bson {
+    let id = bson::Binary {
+        subtype: bson::spec::BinarySubtype::Uuid,
+        bytes: uuid::Uuid::new_v4().as_bytes().to_vec(),
+    };
+    bson::Bson::Document(doc! { "id": id })
+}
+
+#[tokio::test]
+async fn requests_that_wait_for_data_take_turns_and_leave_room() {
+    let Some(rig) = Rig::start().await else {
+        return;
+    };
+    let mut writer = rig.login(Role::Write).await;
+    writer
+        .ask(&rawdoc! { "drop": "tailed", "$db": "app" })
+        .await;
+    let create = rawdoc! { "create": "tailed", "capped": true, "size": 100_000, "$db": "app" };
+    assert_eq!(number(&writer.ask(&create).await, "ok"), 1);
+    let insert = |n: i32| rawdoc! { "insert": "tailed", "documents": [{ "n": n }], "$db": "app" };
+    assert_eq!(number(&writer.ask(&insert(0)).await, "n"), 1);
+    // The pool has two upstreams, so requests that wait may hold one.
+    let mut tails = Vec::new();
+    for _ in 0..6 {
+        let mut wire = rig.login(Role::Write).await;
+        let session = own_session();
+        let id = open_tail(&mut wire, &session).await;
+        wire.send(0, &section(&next_batch(id, &session))).await;
+        tails.push((wire, id, session));
+    }
+    for _ in 0..30 {
+        let find = rawdoc! { "count": "tailed", "$db": "app" };
+        let asked = tokio::time::Instant::now();
+        assert_eq!(number(&writer.ask(&find).await, "n"), 1);
+        let took = asked.elapsed();
+        assert!(
+            took < Duration::from_secs(1),
+            "an ordinary request waited {took:?}"
+        );
+    }
+    assert_eq!(number(&writer.ask(&insert(1)).await, "n"), 1);
+    for (wire, id, session) in &mut tails {
+        loop {
+            let reply = wire.receive().await.expect("closed").body;
+            assert_eq!(number(&reply, "ok"), 1, "{reply}");
+            let batch = reply
+                .get_document("cursor")
+                .unwrap()
+                .get_array("nextBatch")
+                .unwrap();
+            if let Some(first) = batch.first() {
+                assert_eq!(number(first.as_document().unwrap(), "n"), 1);
+                break;
+            }
+            wire.send(0, &section(&next_batch(*id, session))).await;
+        }
+    }
+    // Clients that leave while they wait leave neither a lease nor a place in the line.
+    for (wire, id, session) in &mut tails {
+        wire.send(0, &section(&next_batch(*id, session))).await;
+    }
+    drop(tails);
+    assert_eq!(
+        number(
+            &writer.ask(&rawdoc! { "ping": 1, "$db": "app" }).await,
+            "ok"
+        ),
+        1
+    );
+    rig.quiet().await;
+    writer
+        .ask(&rawdoc! { "drop": "tailed", "$db": "app" })
+        .await;
+    rig.end().await;
+}
+
+#[tokio::test]
+async fn cursors_are_their_logins_own() {
+    let Some(rig) = Rig::start().await else {
+        return;
+    };
+    let mut wire = rig.login(Role::Write).await;
+    wire.ask(&rawdoc! { "drop": "owned", "$db": "app" }).await;
+    let insert = rawdoc! { "insert": "owned", "documents": [{}, {}, {}, {}], "$db": "app" };
+    assert_eq!(number(&wire.ask(&insert).await, "n"), 4);
+    let opened = wire
+        .ask(&rawdoc! { "find": "owned", "batchSize": 1, "$db": "app" })
+        .await;
+    let id = opened
+        .get_document("cursor")
+        .unwrap()
+        .get_i64("id")
+        .unwrap();
+    let more = |id: i64| {
+        rawdoc! { "getMore": id, "collection": "owned", "batchSize": 1, "$db": "app" }
+    };
+    let kill = |id: i64| rawdoc! { "killCursors": "owned", "cursors": [id], "$db": "app" };
+    // Another connection of the same login goes on with it; another login cannot touch it.
+    let mut again = rig.login(Role::Write).await;
+    assert_eq!(number(&again.ask(&more(id)).await, "ok"), 1);
+    let mut other = rig.login(Role::Read).await;
+    for body in [more(id), kill(id)] {
+        assert_eq!(number(&other.ask(&body).await, "code"), 13);
+    }
+    assert_eq!(number(&other.ask(&more(id + 1)).await, "code"), 43);
+    let killed = other.ask(&kill(id + 1)).await;
+    let unfound = killed.get_array("cursorsNotFound").unwrap();
+    assert_eq!(unfound, &vec![bson::Bson::Int64(id + 1)]);
+    let killed = wire.ask(&kill(id)).await;
+    let gone = killed.get_array("cursorsKilled").unwrap();
+    assert_eq!(gone, &vec![bson::Bson::Int64(id)]);
+    assert_eq!(number(&wire.ask(&more(id)).await, "code"), 43);
+    wire.ask(&rawdoc! { "drop": "owned", "$db": "app" }).await;
+    rig.end().await;
+}
+
+#[tokio::test]
+async fn upstreams_are_spoken_to_compressed_where_the_registration_says_so() {
+    if Rig::start().await.is_none() {
+        return;
+    }
+    let url = std::env::var("POLYPOOL_TEST_MONGODB_URL").unwrap();
+    for compressor in ["snappy", "zlib", "zstd"] {
+        let rig = Rig::start_for(format!("{url}&compressors={compressor}")).await;
+        let mut wire = rig.login(Role::Admin).await;
+        let status = rawdoc! { "serverStatus": 1, "$db": "admin" };
+        let unpacked = |status: &Document| {
+            let network = status.get_document("network").unwrap();
+            let all = network.get_document("compression").unwrap();
+            let one = all.get_document(compressor).unwrap();
+            number(one.get_document("decompressor").unwrap(), "bytesIn")
+        };
+        let before = unpacked(&wire.ask(&status).await);
+        wire.ask(&rawdoc! { "drop": "packed", "$db": "app" }).await;
+        let text = "lorem ipsum ".repeat(10_000);
+        let insert = rawdoc! {
+            "insert": "packed", "documents": [{ "_id": 1, "text": text.as_str() }], "$db": "app",
+        };
+        assert_eq!(number(&wire.ask(&insert).await, "n"), 1);
+        let found = wire.ask(&rawdoc! { "find": "packed", "$db": "app" }).await;
+        let batch = found
+            .get_document("cursor")
+            .unwrap()
+            .get_array("firstBatch")
+            .unwrap();
+        assert_eq!(
+            batch[0].as_document().unwrap().get_str("text").unwrap(),
+            text
+        );
+        let bytes = unpacked(&wire.ask(&status).await) - before;
+        assert!(bytes > 0, "{compressor}: the server unpacked {bytes} bytes");
+        wire.ask(&rawdoc! { "drop": "packed", "$db": "app" }).await;
+        rig.end().await;
+    }
+}

@@ -31,11 +31,16 @@ pub(super) fn follow(
         Aftermath::KillCursor => {
             let pool = Arc::clone(lease.pool());
             drop(lease);
-            if let Some(kill) = request.and_then(kill_command) {
-                shutdown.spawn("mongodb-kill-cursor", kill_cursor(pool, kill));
-            }
+            kill(shutdown, pool, request);
         }
         Aftermath::Finish => shutdown.spawn("mongodb-finish", finish(lease)),
+    }
+}
+
+/// Closes the cursor that a `getMore` was to go on with.
+pub(super) fn kill(shutdown: &Shutdown, pool: Arc<Pool<Dialer>>, request: Option<&[u8]>) {
+    if let Some(kill) = request.and_then(kill_command) {
+        shutdown.spawn("mongodb-kill-cursor", kill_cursor(pool, kill));
     }
 }
 

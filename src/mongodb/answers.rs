@@ -9,6 +9,19 @@ pub(crate) fn ok() -> RawDocumentBuf {
     rawdoc! { "ok": 1.0 }
 }
 
+/// The answer to a `killCursors` of which there is none.
+pub(crate) fn cursors_not_found(ids: &[i64]) -> RawDocumentBuf {
+    let ids: RawArrayBuf = ids.iter().copied().collect();
+    let none = RawArrayBuf::new;
+    rawdoc! {
+        "cursorsKilled": none(),
+        "cursorsNotFound": ids,
+        "cursorsAlive": none(),
+        "cursorsUnknown": none(),
+        "ok": 1.0,
+    }
+}
+
 /// Adds `ok: 1`, which closes a good reply.
 pub(crate) fn with_ok(mut reply: RawDocumentBuf) -> RawDocumentBuf {
     reply.append(cstr!("ok"), 1.0);

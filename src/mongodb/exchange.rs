@@ -3,13 +3,7 @@
 //! Ids and bytes pass untouched, for an upstream serves one request at a time. Small messages cross
 //! in one read and one write each way; large ones stream through a bounded buffer.
 
-use std::{
-    future::poll_fn,
-    io,
-    pin::pin,
-    task::{Context, Poll},
-    time::Duration,
-};
+use std::{future::poll_fn, io, pin::pin, sync::Arc, task::Poll, time::Duration};
 
 use bson::rawdoc;
 use tokio::time::timeout;
@@ -17,36 +11,29 @@ use tokio::time::timeout;
 use super::{
     aftermath,
     ending::Ending,
-    intake::Intake,
+    lending::Loan,
     outlet,
     plan::Plan,
-    refusal::ErrorReply,
-    reply::{self, Incoming, Mended},
+    refusal::{ErrorReply, Standing},
+    reply::{self, CursorTail, Incoming},
+    servers::{Server, Version},
     session::{Flow, Session},
-    upstream::{Dialer, ServerKind, converse},
-    wire::Header,
+    upstream::{Dialer, Era, ServerKind, converse},
+    wire::{Compressor, Header, pack},
 };
 use crate::{
     fault::{Effect, FaultKind, Refusal, Side},
     net::Stream,
-    pool::{CheckoutError, CloseReason, Lease, Residue},
+    pool::{CloseReason, Lease, Residue},
     telemetry::SessionEnd,
 };
 
-/// Bytes that a client may send ahead while it waits for a reply.
-const AHEAD_BYTES_MAX: usize = 64 * 1024;
 /// Bytes of buffer that an idle upstream keeps.
 const UPSTREAM_KEPT_BYTES: usize = 16 * 1024;
+/// Larger messages are passed on as they are, because compressing them needs all of them at hand.
+const PACKED_BYTES_MAX: usize = 256 * 1024;
 /// How long an upstream may stand still in the middle of a reply.
 const STALL_MAX: Duration = Duration::from_secs(30);
-
-/// What a wait ended with, besides what was waited for.
-enum Interrupt {
-    /// The client is gone.
-    Gone,
-    /// The session has to end.
-    Ended(SessionEnd),
-}
 
 /// How the sending of a request ended.
 enum Sent {
@@ -59,76 +46,56 @@ enum Sent {
 impl Session {
     /// Passes one request on, and its reply back.
     pub(super) async fn exchange(&mut self, mut plan: Plan) -> Flow {
-        plan.edit(self.intake.pending_mut(), self.service.settings.await_max);
+        plan.edit(self.intake.pending_mut());
+        let cursor_server = plan.cursor_server();
+        let turn = match &cursor_server {
+            Some(server) if plan.waits() => {
+                Some(Box::pin(self.take_turn(&mut plan, server)).await?)
+            }
+            _ => None,
+        };
         let mut is_second = false;
-        let mut lease = loop {
-            let mut lease = match self.lease().await? {
-                Ok(lease) => lease,
-                Err(error) => return Box::pin(self.refuse_exchange(&plan, &error.refusal())).await,
+        let mut loan = loop {
+            let mut loan = match self.lend(&plan).await? {
+                Ok(loan) => loan,
+                Err(error) => return Box::pin(self.refuse_exchange(&plan, &error)).await,
             };
-            match self.pass_on(&mut plan, &mut lease).await? {
-                Sent::All => break lease,
-                Sent::Failed => lease.give_back(Residue::Broken(CloseReason::Lost)),
+            match self.pass_on(&mut plan, &mut loan.lease).await? {
+                Sent::All => break loan,
+                Sent::Failed => loan.lease.give_back(Residue::Broken(CloseReason::Lost)),
             }
             // A pooled connection may have died unseen; it is replaced once.
             if is_second || plan.is_partly_gone() {
-                let refusal = Refusal::UpstreamLost {
-                    effect: Effect::None,
-                };
-                return Box::pin(self.refuse_exchange(&plan, &refusal)).await;
+                return Box::pin(self.lost_exchange(&plan, Effect::None)).await;
             }
             is_second = true;
         };
+        self.note_transaction(&plan);
         if !plan.wants_reply {
-            return self.settle(&plan, lease).await;
+            return self.settle(&plan, loan.lease).await;
         }
-        match self.incoming(&mut lease).await {
-            Ok(Incoming::Whole(header)) => self.deliver(&plan, lease, header).await,
-            Ok(Incoming::Large(header)) => Box::pin(self.stream(&plan, lease, header)).await,
+        let upstream = &mut loan.lease.upstream;
+        let whole_bytes_max = match self.reply_by {
+            None => reply::WHOLE_BYTES_MAX,
+            Some(_) => PACKED_BYTES_MAX,
+        };
+        let incoming = poll_fn(|context| reply::poll_incoming(context, upstream, whole_bytes_max));
+        let incoming = self.attend(incoming).await;
+        // Others may wait while this client is handed what came.
+        drop(turn);
+        match incoming {
+            Ok(Incoming::Whole(header)) => self.deliver(&plan, loan, header).await,
+            Ok(Incoming::Large(header)) => Box::pin(self.stream(&plan, loan, header)).await,
             Ok(Incoming::Lost) => {
-                lease.give_back(Residue::Broken(CloseReason::Lost));
-                let refusal = Refusal::UpstreamLost {
-                    effect: Effect::Unknown,
-                };
-                Box::pin(self.refuse_exchange(&plan, &refusal)).await
+                loan.lease.give_back(Residue::Broken(CloseReason::Lost));
+                Box::pin(self.lost_exchange(&plan, Effect::Unknown)).await
             }
-            Ok(Incoming::Broken) => self.break_off(lease),
+            Ok(Incoming::Broken) => self.break_off(loan.lease),
             Err(interrupt) => {
                 let request = self.intake.pending().get(..plan.left_bytes());
-                aftermath::follow(&self.service.shutdown, &plan, request, lease);
-                Flow::Break(match interrupt {
-                    Interrupt::Gone => SessionEnd::Vanished,
-                    Interrupt::Ended(end) => end,
-                })
+                aftermath::follow(&self.service.shutdown, &plan, request, loan.lease);
+                Flow::Break(interrupt.end())
             }
-        }
-    }
-
-    /// An upstream, or why there is none; ends when the client leaves the line.
-    async fn lease(&mut self) -> Flow<Result<Lease<Dialer>, CheckoutError>> {
-        let Self {
-            member,
-            client,
-            intake,
-            ending,
-            ..
-        } = self;
-        let Some(member) = member else {
-            return Flow::Break(SessionEnd::LoginFailed);
-        };
-        if let Some(lease) = member.pool.try_lease() {
-            return Flow::Continue(Ok(lease));
-        }
-        let ahead_max = intake.pending().len() + AHEAD_BYTES_MAX;
-        let mut line = pin!(member.pool.lease());
-        let waited = poll_fn(|context| match line.as_mut().poll(context) {
-            Poll::Ready(outcome) => Poll::Ready(Ok(outcome)),
-            Poll::Pending => poll_interrupt(context, (client, intake), ending, ahead_max).map(Err),
-        });
-        match waited.await {
-            Ok(outcome) => Flow::Continue(outcome),
-            Err(Interrupt::Gone) => Flow::Break(SessionEnd::Vanished),
-            Err(Interrupt::Ended(end)) => Flow::Break(end),
         }
     }
 
@@ -138,8 +105,9 @@ impl Session {
             let removed = plan.strip_retry_fields(self.intake.pending_mut());
             self.intake.consume(removed);
         }
+        let packed = self.packed(plan, lease.upstream.compressor);
         let upstream = &mut lease.upstream.stream;
-        if let Some(bytes) = &plan.rewritten {
+        if let Some(bytes) = packed.as_ref().or(plan.rewritten.as_ref()) {
             return Flow::Continue(sent(&outlet::write_all(upstream, bytes).await));
         }
         loop {
@@ -160,26 +128,21 @@ impl Session {
         }
     }
 
-    /// Waits for the reply, with an eye on the client.
-    async fn incoming(&mut self, lease: &mut Lease<Dialer>) -> Result<Incoming, Interrupt> {
-        let Self {
-            client,
-            intake,
-            ending,
-            ..
-        } = self;
-        let ahead_max = intake.pending().len() + AHEAD_BYTES_MAX;
-        let upstream = &mut lease.upstream;
-        poll_fn(|context| match reply::poll_incoming(context, upstream) {
-            Poll::Ready(incoming) => Poll::Ready(Ok(incoming)),
-            Poll::Pending => poll_interrupt(context, (client, intake), ending, ahead_max).map(Err),
-        })
-        .await
+    /// The request as an upstream that takes it compressed gets it; large ones stream as they are.
+    fn packed(&self, plan: &Plan, compressor: Option<Compressor>) -> Option<Vec<u8>> {
+        let compressor = compressor.filter(|_| plan.may_pack)?;
+        let whole = match &plan.rewritten {
+            Some(bytes) => bytes,
+            None if plan.is_partly_gone() => return None,
+            None => self.intake.pending().get(..plan.left_bytes())?,
+        };
+        (whole.len() <= PACKED_BYTES_MAX).then(|| pack(whole, compressor))?
     }
 
     /// Hands over a reply that is here whole; the upstream goes back before a slow client can
     /// make it wait.
-    async fn deliver(&mut self, plan: &Plan, mut lease: Lease<Dialer>, header: Header) -> Flow {
+    async fn deliver(&mut self, plan: &Plan, loan: Loan, header: Header) -> Flow {
+        let Loan { server, mut lease } = loan;
         if header.response_to != plan.header.request_id {
             return self.break_off(lease);
         }
@@ -188,16 +151,16 @@ impl Session {
             .pending_mut()
             .get_mut(..header.length)
             .unwrap_or_default();
-        let Ok(mended) = reply::mend(bytes, &header, &self.service.topology) else {
+        let Ok(reading) = reply::mend(bytes, &header, &self.service.topology) else {
             return self.break_off(lease);
         };
-        if !matches!(mended, Mended::Fit) {
-            lease.upstream.era.end();
+        if let Some(change) = reading.change {
+            self.note_change(&server, change.0, &lease.upstream.era);
         }
-        let bytes = match &mended {
-            Mended::Fit | Mended::StateChange => &*bytes,
-            Mended::StateChangeAnew(anew) => anew,
-        };
+        self.note_cursor(plan, &server, reading.cursor, reading.code);
+        let bytes = reading.anew.as_deref().unwrap_or(bytes);
+        let packed = self.reply_by.and_then(|compressor| pack(bytes, compressor));
+        let bytes = packed.as_deref().unwrap_or(bytes);
         let written = outlet::write_now(&mut self.client, bytes).await;
         let rest = match &written {
             Ok(written) => bytes.get(*written..).unwrap_or_default().to_vec(),
@@ -214,16 +177,19 @@ impl Session {
     }
 
     /// Hands over a large reply as it comes.
-    async fn stream(&mut self, plan: &Plan, mut lease: Lease<Dialer>, header: Header) -> Flow {
+    async fn stream(&mut self, plan: &Plan, loan: Loan, header: Header) -> Flow {
+        let Loan { server, mut lease } = loan;
         if header.response_to != plan.header.request_id {
             return self.break_off(lease);
         }
         let mut rest = header.length;
+        let mut tail = CursorTail::begin(lease.upstream.intake.pending());
         loop {
             let upstream = &mut lease.upstream;
             let known = upstream.intake.pending();
             let here = known.get(..rest.min(known.len())).unwrap_or_default();
             let count = here.len();
+            tail.pass(here);
             hand_on(&mut self.client, &mut self.ending, here).await?;
             upstream.intake.consume(count);
             rest -= count;
@@ -237,10 +203,53 @@ impl Session {
                 _ => return Flow::Break(SessionEnd::UpstreamLost),
             }
         }
+        self.note_cursor(plan, &server, tail.id(), 0);
         let read = self.finish_request(plan);
         self.count(read, header.length);
         give_back(lease);
         Flow::Continue(())
+    }
+
+    /// The server is not, or no longer, what it was taken for.
+    fn note_change(&self, server: &Server, said: Option<Version>, era: &Era) {
+        if server.endpoint.is_none() {
+            era.end();
+        } else if let Some(member) = &self.member {
+            member.servers.suspect(server, said);
+        }
+    }
+
+    /// Keeps the table of transactions.
+    fn note_transaction(&mut self, plan: &Plan) {
+        let (Some(transaction), Some(member)) = (&plan.transaction, &self.member) else {
+            return;
+        };
+        let transactions = &member.servers.transactions;
+        if plan.standing == Standing::EndsTransaction {
+            transactions.end(transaction);
+        } else {
+            transactions.speak(transaction, self.connection);
+            self.has_transactions = true;
+        }
+    }
+
+    /// Keeps the table of cursors: what a reply opened, went on with or closed.
+    fn note_cursor(&self, plan: &Plan, server: &Arc<Server>, id: Option<i64>, code: i64) {
+        let Some(member) = &self.member else {
+            return;
+        };
+        let cursors = &member.servers.cursors;
+        match (plan.cursor, id) {
+            (Some(cursor), Some(0)) => cursors.close(cursor.id),
+            (Some(cursor), None) if ErrorReply::is_cursor_gone(code) => cursors.close(cursor.id),
+            (None, Some(opened)) if opened != 0 => {
+                cursors.open(opened, &member.login, server, plan.opens);
+            }
+            _ => {}
+        }
+        for killed in &plan.killed {
+            cursors.close(*killed);
+        }
     }
 
     /// After a request without a reply: the answer to a ping proves that the server is through with
@@ -270,15 +279,20 @@ impl Session {
         plan.header.length
     }
 
-    async fn refuse_exchange(&mut self, plan: &Plan, refusal: &Refusal) -> Flow {
-        tracing::debug!(%refusal, "exchange refused");
+    /// The upstream was lost in the middle.
+    async fn lost_exchange(&mut self, plan: &Plan, effect: Effect) -> Flow {
+        let refusal = Refusal::UpstreamLost { effect };
         self.service.meters().fault(refusal.kind(), refusal.side());
+        let error = ErrorReply::of(&refusal, plan.standing);
+        self.refuse_exchange(plan, &error).await
+    }
+
+    async fn refuse_exchange(&mut self, plan: &Plan, error: &ErrorReply) -> Flow {
         self.skip(plan.left_bytes()).await?;
         if !plan.wants_reply {
             return Flow::Continue(());
         }
-        let error = ErrorReply::of(refusal, plan.standing);
-        self.refuse(plan.header.request_id, &error).await
+        self.refuse(plan.header.request_id, error).await
     }
 
     /// The upstream does not speak the protocol: nothing it said can be trusted.
@@ -319,21 +333,4 @@ pub(super) fn give_back(mut lease: Lease<Dialer>) {
         Residue::Broken(CloseReason::ProtocolError)
     };
     lease.give_back(residue);
-}
-
-/// Ready when there is nobody left to wait for. What the client sends meanwhile is kept.
-fn poll_interrupt(
-    context: &mut Context<'_>,
-    (client, intake): (&mut Stream, &mut Intake),
-    ending: &mut Ending,
-    ahead_max: usize,
-) -> Poll<Interrupt> {
-    while intake.pending().len() < ahead_max {
-        match intake.poll_fill(context, client, 0) {
-            Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(Interrupt::Gone),
-            Poll::Ready(Ok(_)) => {}
-            Poll::Pending => break,
-        }
-    }
-    ending.poll_busy(context).map(Interrupt::Ended)
 }

@@ -12,7 +12,7 @@ use super::{
     login::{MECHANISM, SaslStart},
     refusal::ErrorReply,
     topology::Topology,
-    wire::{Element, Elements, MESSAGE_BYTES_MAX},
+    wire::{Compressor, Element, Elements, MESSAGE_BYTES_MAX},
 };
 
 /// Longest time that one awaited hello may be held.
@@ -31,6 +31,8 @@ pub(crate) struct Hello {
     pub(crate) speculation: Option<SaslStart>,
     /// How long to wait for news.
     pub(crate) awaits: Option<Duration>,
+    /// How the client can compress, if it says.
+    pub(crate) compressors: Option<Vec<Compressor>>,
     /// Whether the client understands the new name.
     asks_hello_ok: bool,
     /// Whether the client wants to be served as behind a load balancer.
@@ -92,6 +94,7 @@ impl Hello {
                     // Whatever is wrong with it, it is only left unanswered.
                     hello.speculation = element.document().and_then(SaslStart::speculated);
                 }
+                b"compression" => hello.compressors = Some(compressors_of(&element)),
                 b"topologyVersion" => version = Some(element),
                 b"maxAwaitTimeMS" => await_millis = element.integer(),
                 _ => {}
@@ -165,6 +168,21 @@ fn is_current(version: &Element<'_>, topology: &Topology) -> bool {
         .and_then(|counter| counter.integer());
     process.is_some_and(|process| process.value == topology.process().bytes())
         && counter == Some(topology.counter())
+}
+
+fn compressors_of(listed: &Element<'_>) -> Vec<Compressor> {
+    let listed = listed
+        .document()
+        .and_then(|listed| Elements::new(listed).ok());
+    let mut known = Vec::new();
+    for name in listed.into_iter().flatten().flatten() {
+        if let Some(compressor) = name.text().and_then(Compressor::parse)
+            && !known.contains(&compressor)
+        {
+            known.push(compressor);
+        }
+    }
+    known
 }
 
 fn label_of(client: &Element<'_>) -> Option<String> {

@@ -40,6 +40,13 @@ impl Intake {
         self.bytes.get_mut(self.start..).unwrap_or_default()
     }
 
+    /// Puts other bytes in the place of those at the front.
+    pub(crate) fn replace(&mut self, count: usize, mut bytes: Vec<u8>) {
+        let rest = self.pending().get(count..).unwrap_or_default();
+        bytes.extend_from_slice(rest);
+        *self = Self { bytes, start: 0 };
+    }
+
     /// Takes bytes off the front.
     pub(crate) fn consume(&mut self, count: usize) {
         self.start += count;

@@ -3,7 +3,8 @@
 //! The rooms are those of every protocol; besides, `hello` answers what drivers ask first and their
 //! monitors for ever, `topology` is what the gateway says of itself, `commands` the table that
 //! `policy` judges by, `answers` the small commands that need no server, `plan` what is changed in a
-//! request on its way, `reply` what is changed in what comes back, `aftermath` what a vanished client
+//! request on its way, `preference` where a client wants to read, `servers` a tenant's servers and which one a
+//! request goes to, `lending` how it comes by an upstream there, `cursors` whose a cursor is, `transactions` which nobody goes on with, `reply` what is changed in what comes back, `aftermath` what a vanished client
 //! leaves behind, `ending` what ends a session from outside, and `intake` and `outlet` the two ends of
 //! a socket.
 //!
@@ -13,19 +14,24 @@
 mod aftermath;
 mod answers;
 mod commands;
+mod cursors;
 mod ending;
 mod exchange;
 mod hello;
 mod intake;
+mod lending;
 mod login;
 mod outlet;
 mod plan;
 mod policy;
+mod preference;
 mod refusal;
 mod reply;
+mod servers;
 mod service;
 mod session;
 mod topology;
+mod transactions;
 mod upstream;
 mod wire;
 

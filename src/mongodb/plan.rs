@@ -1,17 +1,30 @@
 //! How one request is passed on: what is changed in it, and what its ending means.
 
-use std::{ops::Range, time::Duration};
+use std::{ops::Range, sync::Arc, time::Duration};
 
 use super::{
     answers,
     commands::{Class, Command},
+    cursors::{Cursor, Tempo},
     policy::Grant,
+    preference::{Mode, Preference},
     refusal::{ErrorReply, Standing},
+    servers::{Route, Server},
+    transactions::Transaction,
     wire::{
-        EXHAUST_ALLOWED, Header, Message, WireFault, clear_flag, encode_message, lower_integer,
-        remove_fields,
+        Body, EXHAUST_ALLOWED, Element, Elements, Header, Message, WireFault, clear_flag,
+        encode_message, lower_integer, remove_fields, with_integer,
     },
 };
+
+/// Commands that must not be compressed, of those that are passed on at all.
+const UNPACKED: [&[u8]; 5] = [
+    b"createUser",
+    b"updateUser",
+    b"copydb",
+    b"copydbgetnonce",
+    b"copydbsaslstart",
+];
 
 /// What becomes of an operation whose client vanished; measured on a real server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,6 +35,15 @@ pub(super) enum Aftermath {
     KillCursor,
     /// Whatever changes something is let to its end.
     Finish,
+}
+
+/// The cursor that a request goes on with.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Continued {
+    /// Its id.
+    pub(super) id: i64,
+    /// Whether the request waits for data.
+    pub(super) tempo: Tempo,
 }
 
 /// How a request is passed on.
@@ -36,6 +58,20 @@ pub(super) struct Plan {
     pub(super) aftermath: Aftermath,
     /// Sent instead of the client's bytes.
     pub(super) rewritten: Option<Vec<u8>>,
+    /// Whether it may be compressed: what bears a password must not be.
+    pub(super) may_pack: bool,
+    /// Which server it has to go to.
+    pub(super) route: Route,
+    /// The cursor that it goes on with.
+    pub(super) cursor: Option<Continued>,
+    /// The cursors that it closes.
+    pub(super) killed: Vec<i64>,
+    /// How long the client would have it wait.
+    pub(super) asked_wait: Option<Duration>,
+    /// What the cursor that it opens will be like.
+    pub(super) opens: Tempo,
+    /// The transaction that it is a statement of.
+    pub(super) transaction: Option<Transaction>,
     body_at: Range<usize>,
     /// Fields that a standalone server refuses, ascending.
     retry_fields: [Option<Range<usize>>; 2],
@@ -87,6 +123,13 @@ impl Plan {
             rewritten: confines
                 .then(|| confined(header, message, grant))
                 .transpose()?,
+            may_pack: !UNPACKED.contains(&name),
+            route: route_of(body, command),
+            cursor: None,
+            killed: Vec::new(),
+            asked_wait: await_at.as_ref().and_then(asked_wait),
+            opens: tempo_of(body),
+            transaction: body.in_transaction.then(|| Transaction::of(body)).flatten(),
             body_at: message.body_at.clone(),
             retry_fields,
             await_at: await_at.map(|field| {
@@ -98,12 +141,44 @@ impl Plan {
         })
     }
 
-    /// Edits the request in place where every upstream needs it.
-    pub(super) fn edit(&mut self, message: &mut [u8], await_max: Duration) {
-        if let Some(field) = &self.await_at {
-            let millis = i64::try_from(await_max.as_millis()).unwrap_or(i64::MAX);
-            lower_integer(message, field, millis);
+    /// Makes it the request of that cursor's next batch.
+    pub(super) fn go_on(&mut self, id: i64, cursor: Cursor) {
+        let tempo = cursor.tempo;
+        self.cursor = Some(Continued { id, tempo });
+        self.route = Route::Server(cursor.server);
+    }
+
+    /// Whether it waits for data.
+    pub(super) fn waits(&self) -> bool {
+        self.cursor
+            .is_some_and(|cursor| cursor.tempo == Tempo::Awaiting)
+    }
+
+    /// The server of the cursor that it goes on with.
+    pub(super) fn cursor_server(&self) -> Option<Arc<Server>> {
+        match &self.route {
+            Route::Server(server) => Some(Arc::clone(server)),
+            Route::Primary | Route::Read(_) => None,
         }
+    }
+
+    /// Puts in how long the server may wait for data.
+    pub(super) fn set_wait(&mut self, message: &[u8], wait: Duration) {
+        // Zero would mean the server's own default.
+        let millis = i32::try_from(wait.as_millis()).unwrap_or(i32::MAX).max(1);
+        let whole = message.get(..self.header.length).unwrap_or_default();
+        self.rewritten = match &self.await_at {
+            Some(field) => {
+                let mut copy = whole.to_vec();
+                lower_integer(&mut copy, field, i64::from(millis));
+                Some(copy)
+            }
+            None => Some(with_integer(whole, &self.body_at, "maxTimeMS", millis)),
+        };
+    }
+
+    /// Edits the request in place where every upstream needs it.
+    pub(super) fn edit(&mut self, message: &mut [u8]) {
         if std::mem::take(&mut self.allows_exhaust) {
             // Replies then come one by one, which is always legal.
             clear_flag(message, EXHAUST_ALLOWED);
@@ -138,6 +213,48 @@ impl Plan {
     pub(super) const fn is_partly_gone(&self) -> bool {
         self.passed_bytes > 0
     }
+}
+
+/// Where a command may go: reads where the client wants them, all others to who takes writes.
+fn route_of(body: &Body<'_>, command: Command) -> Route {
+    let reads = matches!(command.class, Class::Read | Class::Listing) && !body.in_transaction;
+    match &body.read_preference {
+        Some(field) if reads => match Preference::read(field) {
+            preference if preference.mode == Mode::Primary => Route::Primary,
+            preference => Route::Read(Box::new(preference)),
+        },
+        _ => Route::Primary,
+    }
+}
+
+fn asked_wait(field: &Element<'_>) -> Option<Duration> {
+    let millis = u64::try_from(field.integer()?).ok()?;
+    Some(Duration::from_millis(millis))
+}
+
+/// What the cursor of a command will be like.
+fn tempo_of(body: &Body<'_>) -> Tempo {
+    let awaits = match body.command() {
+        b"find" => body.awaits_data,
+        b"aggregate" => is_change_stream(body),
+        _ => false,
+    };
+    if awaits {
+        Tempo::Awaiting
+    } else {
+        Tempo::Prompt
+    }
+}
+
+/// A change stream is a pipeline's first stage.
+fn is_change_stream(body: &Body<'_>) -> bool {
+    let first = || {
+        let pipeline = body.field("pipeline")?;
+        let stage = Elements::new(pipeline.document()?).ok()?.next()?.ok()?;
+        let operator = Elements::new(stage.document()?).ok()?.next()?.ok()?;
+        Some(operator.name == b"$changeStream")
+    };
+    first().unwrap_or(false)
 }
 
 /// A listing that shows the login its own databases only.
@@ -211,16 +328,61 @@ mod tests {
 
     #[test]
     fn waits_are_clamped_and_streams_of_replies_declined() {
+        let body = |millis: i64| {
+            rawdoc! { "getMore": 7_i64, "collection": "c", "maxTimeMS": millis, "$db": "app" }
+        };
         for (asked, sent) in [(60_000_i64, 1000), (200, 200)] {
-            let body = |millis: i64| {
-                rawdoc! { "getMore": 7_i64, "collection": "c", "maxTimeMS": millis, "$db": "app" }
-            };
             let mut bytes = encoded(EXHAUST_ALLOWED, &body(asked));
             let mut plan = plan(&bytes);
             assert_eq!(plan.aftermath, Aftermath::KillCursor);
             assert_eq!(plan.standing, Standing::OfCursor);
-            plan.edit(&mut bytes, Duration::from_secs(1));
-            assert_eq!(bytes, encoded(0, &body(sent)));
+            assert_eq!(
+                plan.asked_wait,
+                Some(Duration::from_millis(asked.unsigned_abs()))
+            );
+            plan.edit(&mut bytes);
+            plan.set_wait(&bytes, Duration::from_secs(1));
+            assert_eq!(plan.rewritten, Some(encoded(0, &body(sent))));
         }
+        let silent = rawdoc! { "getMore": 7_i64, "collection": "c", "$db": "app" };
+        let mut bytes = encoded(0, &silent);
+        let mut plan = plan(&bytes);
+        plan.edit(&mut bytes);
+        plan.set_wait(&bytes, Duration::from_millis(25));
+        let told = rawdoc! { "getMore": 7_i64, "collection": "c", "$db": "app", "maxTimeMS": 25 };
+        assert_eq!(plan.rewritten, Some(encoded(0, &told)));
+    }
+
+    #[test]
+    fn only_reads_outside_transactions_leave_the_primary() {
+        let wants = rawdoc! { "mode": "secondary" };
+        let is_read = |mut body: RawDocumentBuf| {
+            body.append(bson::cstr!("$readPreference"), wants.clone());
+            body.append(bson::cstr!("$db"), "app");
+            matches!(plan(&encoded(0, &body)).route, Route::Read(_))
+        };
+        assert!(is_read(rawdoc! { "find": "c" }));
+        assert!(!is_read(rawdoc! { "insert": "c" }));
+        assert!(!is_read(
+            rawdoc! { "find": "c", "txnNumber": 1_i64, "autocommit": false }
+        ));
+    }
+
+    #[test]
+    fn cursors_that_will_wait_are_known_when_they_are_opened() {
+        let opens = |mut body: RawDocumentBuf| {
+            body.append(bson::cstr!("$db"), "app");
+            plan(&encoded(0, &body)).opens == Tempo::Awaiting
+        };
+        assert!(opens(
+            rawdoc! { "aggregate": "c", "pipeline": [{ "$changeStream": {} }] }
+        ));
+        assert!(!opens(
+            rawdoc! { "aggregate": "c", "pipeline": [{ "$match": {} }] }
+        ));
+        assert!(opens(
+            rawdoc! { "find": "c", "tailable": true, "awaitData": true }
+        ));
+        assert!(!opens(rawdoc! { "find": "c", "tailable": true }));
     }
 }

@@ -197,6 +197,29 @@ impl ErrorReply {
         Self::new(14, message)
     }
 
+    /// No member of the set is what the client wants to read from.
+    pub(crate) fn no_member(mode: &str) -> Self {
+        let message =
+            format!("Could not find host matching read preference {{ mode: \"{mode}\" }}");
+        Self::new(133, message)
+    }
+
+    /// A cursor that nobody has.
+    pub(crate) fn cursor_not_found(id: i64) -> Self {
+        Self::new(43, format!("cursor id {id} not found"))
+    }
+
+    /// A cursor of somebody else.
+    pub(crate) fn cursor_foreign(id: i64) -> Self {
+        let message = format!("cursor id {id} was not created by the authenticated user");
+        Self::new(13, message)
+    }
+
+    /// Whether a code says that a cursor is no more.
+    pub(crate) const fn is_cursor_gone(code: i64) -> bool {
+        matches!(code, 43 | 136 | 175 | 237 | 280 | 286)
+    }
+
     /// The code, for logs and tests.
     pub(crate) const fn code(&self) -> i32 {
         self.code
@@ -252,10 +275,12 @@ const fn code_name(code: i32) -> &'static str {
         17 => "ProtocolError",
         18 => "AuthenticationFailed",
         22 => "InvalidBSON",
+        43 => "CursorNotFound",
         59 => "CommandNotFound",
         73 => "InvalidNamespace",
         91 => "ShutdownInProgress",
         115 => "CommandNotSupported",
+        133 => "FailedToSatisfyReadPreference",
         186 => "ClientMetadataCannotBeMutated",
         262 => "ExceededTimeLimit",
         334 => "MechanismUnavailable",

@@ -9,18 +9,20 @@ use std::{
     time::Duration,
 };
 
+use dashmap::DashMap;
 use serde::{Deserialize, Serialize};
-use tokio::time::timeout;
+use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use super::{
     commands::Commands,
     intake::Intake,
     outlet,
     refusal::{ErrorReply, Standing},
+    servers::{Means, Servers},
     session::{LOGIN_BYTES_MAX, Session},
     topology::Topology,
     upstream::Dialer,
-    wire::{Header, Opcode, encode_message, encode_reply},
+    wire::{Compressor, Header, Opcode, encode_message, encode_reply},
 };
 use crate::{
     fault::Refusal,
@@ -33,12 +35,15 @@ use crate::{
     session::Admission,
     shutdown::Shutdown,
     telemetry::{SessionEnd, SessionMeters},
+    tenant::{Tenant, TenantId},
 };
 
 /// How long a client may take to say whether it speaks TLS.
 const FIRST_BYTES_WAIT_MAX: Duration = Duration::from_mins(1);
 /// How long a client that is refused may take to say its first word.
 const REFUSAL_WAIT_MAX: Duration = Duration::from_secs(5);
+/// How often what is known of servers is looked after.
+const UPKEEP_EVERY: Duration = Duration::from_secs(1);
 /// The first bytes of a TLS handshake: record type and major version.
 const TLS_HANDSHAKE: [u8; 2] = [0x16, 0x03];
 
@@ -53,6 +58,14 @@ pub struct Settings {
     /// holds an upstream meanwhile; the driver just asks again.
     #[serde(with = "humantime_serde")]
     pub await_max: Duration,
+    /// How much of a pool, in percent, all requests that wait for data may hold together; at least
+    /// one upstream.
+    pub await_share: u8,
+    /// How long one of them waits while others wait for their turn.
+    #[serde(with = "humantime_serde")]
+    pub await_short: Duration,
+    /// How clients may compress: `snappy`, `zstd`, `zlib`.
+    pub compressors: Vec<String>,
 }
 
 impl Default for Settings {
@@ -60,6 +73,9 @@ impl Default for Settings {
         Self {
             wire_version: 17,
             await_max: Duration::from_secs(1),
+            await_share: 50,
+            await_short: Duration::from_millis(20),
+            compressors: Compressor::ALL.map(|it| it.label().to_owned()).to_vec(),
         }
     }
 }
@@ -89,7 +105,8 @@ pub struct Service {
     pub(super) shutdown: Shutdown,
     pub(super) commands: Commands,
     pub(super) topology: Topology,
-    fleet: Fleet<Dialer>,
+    means: Arc<Means>,
+    servers: Arc<DashMap<TenantId, Arc<Servers>>>,
     server_tls: Option<ServerTls>,
     connections: AtomicI32,
 }
@@ -99,18 +116,27 @@ impl Service {
     pub fn new(parts: Parts) -> Arc<Self> {
         let fleet = Fleet::new(
             Protocol::Mongodb,
-            Dialer::new(parts.client_tls),
+            Dialer::new(parts.client_tls.clone()),
             parts.pool,
             parts.budget,
             parts.shutdown.clone(),
         );
+        let servers = Arc::new(DashMap::new());
+        let kept_up = keep_up(Arc::clone(&servers), parts.shutdown.clone());
+        parts.shutdown.spawn("mongodb-upkeep", kept_up);
         Arc::new(Self {
+            means: Arc::new(Means {
+                fleet,
+                tls: parts.client_tls,
+                shutdown: parts.shutdown.clone(),
+                share_percent: parts.settings.await_share,
+            }),
+            servers,
             settings: parts.settings,
             admission: parts.admission,
             topology: Topology::new(parts.shutdown.clone()),
             shutdown: parts.shutdown,
             commands: Commands::new(),
-            fleet,
             server_tls: parts.server_tls,
             connections: AtomicI32::new(0),
         })
@@ -118,7 +144,22 @@ impl Service {
 
     /// The pools.
     pub fn fleet(&self) -> &Fleet<Dialer> {
-        &self.fleet
+        &self.means.fleet
+    }
+
+    /// What is known of a tenant's servers.
+    pub(super) fn servers(&self, tenant: &Arc<Tenant>) -> Arc<Servers> {
+        // The pool may have heard of a newer registration.
+        let tenant = self.means.fleet.pool(tenant).tenant();
+        let make = |cursors| Servers::new(Arc::clone(&self.means), Arc::clone(&tenant), cursors);
+        let mut servers = self
+            .servers
+            .entry(tenant.id)
+            .or_insert_with(|| make(Arc::default()));
+        if servers.is_over() || servers.generation() != tenant.generation {
+            *servers = make(Arc::clone(&servers.cursors));
+        }
+        Arc::clone(&servers)
     }
 
     /// One client's whole life.
@@ -180,6 +221,22 @@ impl Service {
     }
 }
 
+/// Looks after what is known of servers, and forgets it when nobody uses it.
+async fn keep_up(servers: Arc<DashMap<TenantId, Arc<Servers>>>, shutdown: Shutdown) {
+    let mut ticks = interval(UPKEEP_EVERY);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            () = shutdown.draining() => return,
+            _ = ticks.tick() => {}
+        }
+        servers.retain(|_, servers| {
+            servers.tick();
+            !servers.is_over() || !servers.cursors.is_empty()
+        });
+    }
+}
+
 /// Waits for the first message and refuses it.
 async fn turn_away(mut stream: Stream, refusal: &Refusal) -> io::Result<()> {
     let mut intake = Intake::default();
@@ -199,7 +256,7 @@ async fn turn_away(mut stream: Stream, refusal: &Refusal) -> io::Result<()> {
     match header.opcode {
         Opcode::Query => encode_reply(&mut reply, 1, header.request_id, body.as_bytes()),
         Opcode::Message => encode_message(&mut reply, 1, header.request_id, 0, body.as_bytes()),
-        Opcode::Reply => return Ok(()),
+        Opcode::Reply | Opcode::Compressed => return Ok(()),
     }
     outlet::write_all(&mut stream, &reply).await
 }

@@ -116,6 +116,25 @@ impl PoolMeters {
     }
 }
 
+/// One connection that only watches a server; it counts for as long as this lives.
+#[derive(Debug)]
+pub struct MonitorMeter(Gauge);
+
+impl MonitorMeter {
+    /// Another one.
+    pub fn opened(protocol: Protocol) -> Self {
+        let gauge = gauge!(names::MONITORS, "protocol" => protocol.label());
+        gauge.increment(1.0);
+        Self(gauge)
+    }
+}
+
+impl Drop for MonitorMeter {
+    fn drop(&mut self) {
+        self.0.decrement(1.0);
+    }
+}
+
 /// How a login ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LoginOutcome {

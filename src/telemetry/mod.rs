@@ -8,4 +8,4 @@ mod meters;
 pub mod names;
 
 pub use logs::{LogFormat, init_logs};
-pub use meters::{Exporter, LoginOutcome, PoolMeters, SessionEnd, SessionMeters};
+pub use meters::{Exporter, LoginOutcome, MonitorMeter, PoolMeters, SessionEnd, SessionMeters};

@@ -26,6 +26,8 @@ pub const OPENED: &str = "polypool_upstreams_opened_total";
 pub const CLOSED: &str = "polypool_upstreams_closed_total";
 /// Dials that failed. Labels: protocol, step.
 pub const DIAL_FAILED: &str = "polypool_dials_failed_total";
+/// Connections that only watch members of replica sets, outside of every pool's bound. Labels: protocol.
+pub const MONITORS: &str = "polypool_monitors";
 /// Pools. Labels: protocol.
 pub const POOLS: &str = "polypool_pools";
 /// Always 1. Labels: version.

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use bson::{RawDocumentBuf, cstr};
+use bson::{RawArrayBuf, RawDocumentBuf, cstr};
 
 use super::{
     super::{
@@ -10,7 +10,7 @@ use super::{
         hello::Hello,
         login::{Conversation, Newcomer, Origin, SaslStart, Step},
         refusal::ErrorReply,
-        wire::{Header, MORE_TO_COME},
+        wire::{Compressor, Header, MORE_TO_COME},
     },
     Flow, Member, Session,
 };
@@ -30,6 +30,15 @@ impl Session {
             service.settings.wire_version,
             self.connection,
         );
+        if let Some(compressors) = hello.compressors.take() {
+            let offered = &service.settings.compressors;
+            let agreed = compressors.into_iter().map(Compressor::label);
+            let agreed = agreed.filter(|name| offered.iter().any(|offered| offered == name));
+            let agreed: RawArrayBuf = agreed.collect();
+            if !agreed.is_empty() {
+                reply.append(cstr!("compression"), agreed);
+            }
+        }
         if let Some(start) = hello.speculation.take()
             && let Ok(first) = self.begin_login(start).await
         {
@@ -92,7 +101,7 @@ impl Session {
         };
         let admission = &self.service.admission;
         let step = self.conversation.begin(admission, start, origin).await?;
-        let member = self.member.as_ref().map(|member| member.login.as_str());
+        let member = self.member.as_ref().map(|member| &*member.login);
         if member.is_some_and(|login| self.conversation.login() != Some(login)) {
             self.conversation = Conversation::None;
             return Err(ErrorReply::second_login());
@@ -118,9 +127,9 @@ impl Session {
         }
         self.ending.watch(admitted.seat.end_token());
         self.member = Some(Member {
-            pool: self.service.fleet().pool(&admitted.tenant),
+            servers: self.service.servers(&admitted.tenant),
             admitted,
-            login,
+            login: login.into(),
             source,
         });
     }

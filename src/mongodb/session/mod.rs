@@ -14,7 +14,7 @@ use std::{
 };
 
 use bson::RawDocumentBuf;
-use tokio::time::timeout;
+use tokio::{task::spawn_blocking, time::timeout};
 
 use super::{
     ending::Ending,
@@ -22,20 +22,25 @@ use super::{
     login::Conversation,
     outlet,
     refusal::ErrorReply,
+    servers::Servers,
     service::Service,
-    upstream::Dialer,
-    wire::{HEADER_BYTES, Header, MESSAGE_BYTES_MAX, Opcode, encode_message, judged_bytes},
+    transactions::end_abandoned,
+    wire::{
+        Compressor, HEADER_BYTES, Header, MESSAGE_BYTES_MAX, Opcode, WireFault, encode_message,
+        judged_bytes, unpack,
+    },
 };
 use crate::{
     fault::{FaultKind, Side},
     net::Stream,
-    pool::Pool,
     session::Admitted,
     telemetry::SessionEnd,
 };
 
 /// Largest message before login: a login needs a few hundred bytes.
 pub(super) const LOGIN_BYTES_MAX: usize = 64 * 1024;
+/// Larger messages are not unpacked on the threads that serve others.
+const PACKED_HERE_BYTES_MAX: usize = 64 * 1024;
 /// Bytes of buffer that a waiting client keeps.
 const KEPT_BYTES: usize = 1024;
 /// How long the rest of a message may take once it began, without any progress.
@@ -59,8 +64,12 @@ pub(super) struct Session {
     pub(super) ending: Ending,
     pub(super) member: Option<Member>,
     pub(super) tally: Tally,
+    /// How the reply to this request may be compressed.
+    pub(super) reply_by: Option<Compressor>,
+    /// Whether it ever spoke of a transaction.
+    pub(super) has_transactions: bool,
+    pub(super) connection: i32,
     conversation: Conversation,
-    connection: i32,
     is_greeted: bool,
     is_introduced: bool,
     label: Option<String>,
@@ -70,8 +79,8 @@ pub(super) struct Session {
 /// A client that is logged in.
 pub(super) struct Member {
     pub(super) admitted: Admitted,
-    pub(super) pool: Arc<Pool<Dialer>>,
-    login: String,
+    pub(super) servers: Arc<Servers>,
+    pub(super) login: Arc<str>,
     source: String,
 }
 
@@ -93,8 +102,10 @@ impl Session {
             ending,
             member: None,
             tally: Tally::default(),
-            conversation: Conversation::None,
+            reply_by: None,
+            has_transactions: false,
             connection,
+            conversation: Conversation::None,
             is_greeted: false,
             is_introduced: false,
             label: None,
@@ -107,8 +118,17 @@ impl Session {
         loop {
             if let ControlFlow::Break(end) = self.serve_next().await {
                 self.publish();
+                self.leave_transactions();
                 return end;
             }
+        }
+    }
+
+    /// What the client leaves open holds locks: it is ended unless another connection takes it up.
+    fn leave_transactions(&self) {
+        if let (true, Some(member)) = (self.has_transactions, &self.member) {
+            let ending = end_abandoned(Arc::clone(&member.servers), self.connection);
+            self.service.shutdown.spawn("mongodb-abandoned", ending);
         }
     }
 
@@ -119,10 +139,46 @@ impl Session {
                 .await
                 .unwrap_or(Flow::Break(SessionEnd::Limit))?,
         };
+        self.reply_by = None;
+        let header = match header.opcode {
+            Opcode::Compressed => Box::pin(self.unpack(header)).await?,
+            _ => header,
+        };
         match header.opcode {
             Opcode::Message => self.serve_message(header).await,
             Opcode::Query => Box::pin(self.serve_query(header)).await,
-            Opcode::Reply => self.malformed("a reply from a client"),
+            Opcode::Reply | Opcode::Compressed => self.malformed("a reply from a client"),
+        }
+    }
+
+    /// Puts the message that a compressed one holds in its place.
+    async fn unpack(&mut self, header: Header) -> Flow<Header> {
+        let bytes = self.intake.pending().get(..header.length);
+        let bytes = bytes.unwrap_or_default().to_vec();
+        let length_max = self.length_max();
+        let unpacking = move || unpack(&bytes, &header, length_max);
+        let unpacked = if header.length > PACKED_HERE_BYTES_MAX {
+            let unpacked = spawn_blocking(unpacking).await;
+            unpacked.unwrap_or(Err(WireFault::Layout("unpacking broke off")))
+        } else {
+            unpacking()
+        };
+        let unpacked = match unpacked {
+            Ok(unpacked) => unpacked,
+            Err(fault) => return self.malformed(&fault.to_string()),
+        };
+        self.reply_by = unpacked.compressor;
+        self.intake.replace(header.length, unpacked.message);
+        match Header::parse(self.intake.pending(), length_max) {
+            Ok(Some(header)) => Flow::Continue(header),
+            _ => self.malformed("a compressed message without a header"),
+        }
+    }
+
+    const fn length_max(&self) -> usize {
+        match self.member {
+            Some(_) => MESSAGE_BYTES_MAX,
+            None => LOGIN_BYTES_MAX,
         }
     }
 
@@ -141,10 +197,7 @@ impl Session {
     async fn next_request(&mut self) -> Flow<Header> {
         loop {
             let known = self.intake.pending();
-            let length_max = match self.member {
-                Some(_) => MESSAGE_BYTES_MAX,
-                None => LOGIN_BYTES_MAX,
-            };
+            let length_max = self.length_max();
             let judged = Header::parse(known, length_max).and_then(|header| {
                 let Some(header) = header else {
                     return Ok((None, HEADER_BYTES));

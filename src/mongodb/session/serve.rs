@@ -5,14 +5,20 @@ use bson::RawDocumentBuf;
 use super::{
     super::{
         answers,
+        commands::Class,
+        cursors::Claim,
         hello::{Hello, is_hello},
         login::{SaslContinue, SaslStart},
         plan::Plan,
         policy::{self, Grant},
         refusal::ErrorReply,
-        wire::{EXHAUST_ALLOWED, HEADER_BYTES, Header, MORE_TO_COME, Message, Query, encode_reply},
+        servers::Route,
+        wire::{
+            Body, EXHAUST_ALLOWED, Elements, HEADER_BYTES, Header, MORE_TO_COME, Message, Query,
+            encode_reply,
+        },
     },
-    Flow, Session,
+    Flow, Member, Session,
 };
 
 /// What is to be done with a request.
@@ -160,7 +166,13 @@ impl Session {
         }
         let grant = Grant::of(&member.admitted.tenant, member.admitted.role);
         let command = policy::judge(&self.service.commands, grant, message)?;
-        Plan::new(header, message, command, grant).map(Decision::Forward)
+        let mut plan = Plan::new(header, message, command, grant)?;
+        if command.class == Class::Cursor
+            && let Some(answer) = claim_cursors(member, body, &mut plan)?
+        {
+            return Ok(Decision::Here(Here::Answer(answer)));
+        }
+        Ok(Decision::Forward(plan))
     }
 
     fn decide_before_login(&self, name: &[u8]) -> Result<Decision, ErrorReply> {
@@ -179,8 +191,56 @@ impl Session {
 
     fn connection_status(&self, shows_privileges: bool) -> RawDocumentBuf {
         let member = self.member.as_ref();
-        let user = member.map(|member| (member.login.as_str(), member.source.as_str()));
+        let user = member.map(|member| (&*member.login, member.source.as_str()));
         let role = member.map(|member| member.admitted.role.label());
         answers::connection_status(user, role, shows_privileges)
+    }
+}
+
+/// Whether the cursors of a request are the login's, and where they are; or the answer, if there is
+/// nothing that a server could say.
+fn claim_cursors(
+    member: &Member,
+    body: &Body<'_>,
+    plan: &mut Plan,
+) -> Result<Option<RawDocumentBuf>, ErrorReply> {
+    let cursors = &member.servers.cursors;
+    if body.command() == b"getMore" {
+        // Without a number the server will say what it wants.
+        let Some(id) = body.argument().integer() else {
+            return Ok(None);
+        };
+        return match cursors.claim(id, &member.login) {
+            Claim::Own(cursor) => {
+                plan.go_on(id, cursor);
+                Ok(None)
+            }
+            Claim::Foreign => Err(ErrorReply::cursor_foreign(id)),
+            Claim::Unknown => Err(ErrorReply::cursor_not_found(id)),
+        };
+    }
+    let listed = body.field("cursors");
+    let listed = listed
+        .as_ref()
+        .and_then(|list| Elements::new(list.document()?).ok());
+    let Some(listed) = listed else {
+        return Ok(None);
+    };
+    let mut unknown = Vec::new();
+    for id in listed.filter_map(|id| id.ok()?.integer()) {
+        match cursors.claim(id, &member.login) {
+            Claim::Own(cursor) => {
+                plan.killed.push(id);
+                plan.route = Route::Server(cursor.server);
+            }
+            Claim::Foreign => return Err(ErrorReply::cursor_foreign(id)),
+            Claim::Unknown => unknown.push(id),
+        }
+    }
+    match (plan.killed.is_empty(), unknown.first()) {
+        (true, Some(_)) => Ok(Some(answers::cursors_not_found(&unknown))),
+        // Only the server could answer for the others, and it must not be asked of this one.
+        (false, Some(id)) => Err(ErrorReply::cursor_not_found(*id)),
+        (_, None) => Ok(None),
     }
 }

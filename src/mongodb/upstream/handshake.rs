@@ -1,9 +1,13 @@
 //! Hello and login with one server, each step's failure named.
 
-use bson::{Binary, RawDocumentBuf, rawdoc, spec::BinarySubtype};
+use bson::{Binary, RawArrayBuf, RawDocumentBuf, rawdoc, spec::BinarySubtype};
 use tokio::task::spawn_blocking;
 
-use super::super::intake::Intake;
+use super::super::{
+    intake::Intake,
+    servers::endpoint_of,
+    wire::{Compressor, Elements},
+};
 use super::{
     Era, ServerKind, Upstream,
     converse::{Answer, ConverseError, converse},
@@ -40,6 +44,15 @@ impl From<DialFault> for GreetError {
     fn from(fault: DialFault) -> Self {
         Self::Fault(fault)
     }
+}
+
+/// Which server will do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Wanted {
+    /// One that takes writes.
+    Writable,
+    /// The one that is dialled, whatever it is at the moment.
+    Anyone,
 }
 
 /// Who logs in, and where that user is defined.
@@ -84,6 +97,7 @@ pub(super) async fn greet(
     target: &Target,
     login: Option<Login<'_>>,
     known: Option<&Salted>,
+    wanted: Wanted,
 ) -> Result<Opened, GreetError> {
     let mut intake = Intake::default();
     let begun = match &login {
@@ -91,6 +105,11 @@ pub(super) async fn greet(
         None => None,
     };
     let mut hello = hello_command();
+    let offered = compressors_of(target);
+    if !offered.is_empty() {
+        let offered: RawArrayBuf = offered.iter().map(|it| it.label()).collect();
+        hello.append(bson::cstr!("compression"), offered);
+    }
     if let (Some(login), Some((_, first))) = (&login, &begun) {
         let mut start = sasl_start(first);
         start.append(bson::cstr!("db"), login.source);
@@ -99,12 +118,13 @@ pub(super) async fn greet(
     let answer = converse(&mut stream, &mut intake, &hello)
         .await
         .map_err(hello_fault)?;
-    let kind = kind_of(&answer, target)?;
+    let kind = kind_of(&answer, target, wanted)?;
     let mut upstream = Upstream {
         stream,
         intake,
         kind,
         era: Era::default(),
+        compressor: agreed(&answer, &offered),
     };
     let salted = match (login, begun) {
         (Some(login), Some((client, first))) => {
@@ -119,8 +139,25 @@ pub(super) async fn greet(
     Ok(Opened { upstream, salted })
 }
 
+/// What the connection string says of compression, as drivers read it.
+fn compressors_of(target: &Target) -> Vec<Compressor> {
+    let listed = target.options.get("compressors");
+    let names = listed.into_iter().flat_map(|names| names.split(','));
+    names.filter_map(Compressor::parse).collect()
+}
+
+/// The first of ours that the server has too.
+fn agreed(answer: &Answer, offered: &[Compressor]) -> Option<Compressor> {
+    let field = answer.field("compression")?;
+    let names = Elements::new(field.document()?).ok()?;
+    let theirs: Vec<_> = names
+        .filter_map(|name| Compressor::parse(name.ok()?.text()?))
+        .collect();
+    offered.iter().copied().find(|it| theirs.contains(it))
+}
+
 /// The legacy name is understood by every server that speaks `OP_MSG`.
-fn hello_command() -> RawDocumentBuf {
+pub(crate) fn hello_command() -> RawDocumentBuf {
     rawdoc! {
         "isMaster": 1,
         "helloOk": true,
@@ -150,7 +187,7 @@ fn payload(text: &str) -> Binary {
 }
 
 /// What the server is; a fault when it is none that takes writes.
-fn kind_of(answer: &Answer, target: &Target) -> Result<ServerKind, GreetError> {
+fn kind_of(answer: &Answer, target: &Target, wanted: Wanted) -> Result<ServerKind, GreetError> {
     let text = |name| {
         answer
             .field(name)
@@ -177,27 +214,17 @@ fn kind_of(answer: &Answer, target: &Target) -> Result<ServerKind, GreetError> {
         .get("directconnection")
         .is_some_and(|value| value == "true");
     let is_primary = answer.field("ismaster").is_some_and(|field| field.truth());
-    if is_primary || is_direct {
+    if is_primary || is_direct || wanted == Wanted::Anyone {
         return Ok(kind);
     }
-    let primary = text("primary").and_then(|text| {
-        let (host, port) = text.rsplit_once(':')?;
-        let host = host
-            .trim_start_matches('[')
-            .trim_end_matches(']')
-            .to_owned();
-        Some(Endpoint {
-            host,
-            port: port.parse().ok()?,
-        })
-    });
+    let primary = text("primary").as_deref().and_then(endpoint_of);
     Err(GreetError::NotPrimary { primary })
 }
 
 /// The server's first message, if it took up the speculative login.
 fn speculated(answer: &Answer) -> Option<String> {
     let embedded = answer.field("speculativeAuthenticate")?;
-    let elements = super::super::wire::Elements::new(embedded.document()?).ok()?;
+    let elements = Elements::new(embedded.document()?).ok()?;
     let bytes = elements.find(b"payload")?.binary()?.to_vec();
     String::from_utf8(bytes).ok()
 }

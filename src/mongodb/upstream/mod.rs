@@ -22,15 +22,17 @@ use tokio::{io::AsyncWriteExt as _, time::Instant};
 
 pub use probe::probe;
 
-pub(crate) use converse::converse;
+pub(crate) use converse::{Answer, ConverseError, converse};
+pub(crate) use handshake::hello_command;
+pub(crate) use seeds::connect;
 
-use self::seeds::{OpenError, open};
-use super::intake::Intake;
+use self::seeds::{OpenError, open, open_server};
+use super::{intake::Intake, wire::Compressor};
 use crate::{
     auth::scram::Salted,
     net::{DialFault, Stream, tls::ClientTls},
     pool,
-    tenant::{Generation, Tenant, TenantId},
+    tenant::{Endpoint, Generation, Tenant, TenantId},
 };
 
 /// How long one server of a target may take to accept a connection.
@@ -62,6 +64,8 @@ pub struct Upstream {
     pub(crate) kind: ServerKind,
     /// Until when that is true.
     pub(crate) era: Era,
+    /// How requests to it are compressed.
+    pub(crate) compressor: Option<Compressor>,
 }
 
 /// The time during which a tenant's servers keep their parts: it ends with an election. Connections
@@ -194,6 +198,20 @@ impl pool::Dial for Dialer {
                 Err(error) => return Err(error.into()),
             }
         };
+        if known.salted.is_none() {
+            self.remember(tenant, opened.salted.take());
+        }
+        Ok(opened.upstream)
+    }
+
+    async fn dial_server(
+        &self,
+        tenant: &Arc<Tenant>,
+        server: &Endpoint,
+    ) -> Result<Upstream, DialFault> {
+        let known = self.known(tenant);
+        let with = (known.salted.as_ref(), CONNECT_WAIT_MAX);
+        let mut opened = open_server(&tenant.target, server, &self.tls, with).await?;
         if known.salted.is_none() {
             self.remember(tenant, opened.salted.take());
         }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::time::timeout;
 
-use super::handshake::{GreetError, Login, Opened, greet};
+use super::handshake::{GreetError, Login, Opened, Wanted, greet};
 use crate::{
     auth::scram::Salted,
     net::{
@@ -51,7 +51,8 @@ pub(super) async fn open(
     let mut followed = 0;
     let mut last = None;
     while let Some(endpoint) = candidates.pop() {
-        match open_at(target, &endpoint, tls, (known, wait_max)).await {
+        let opened = open_at(target, &endpoint, tls, (known, wait_max), Wanted::Writable);
+        match opened.await {
             Ok(opened) => return Ok(opened),
             Err(GreetError::NotPrimary { primary }) => {
                 last = Some(OpenError::NoPrimary(no_primary()));
@@ -84,15 +85,30 @@ fn no_primary() -> DialFault {
     )
 }
 
+/// Opens a connection to that one of the target's servers.
+pub(super) async fn open_server(
+    target: &Target,
+    endpoint: &Endpoint,
+    tls: &ClientTls,
+    (known, wait_max): (Option<&Salted>, Duration),
+) -> Result<Opened, DialFault> {
+    let opened = open_at(target, endpoint, tls, (known, wait_max), Wanted::Anyone);
+    opened.await.map_err(|error| match error {
+        GreetError::Fault(fault) => fault,
+        GreetError::NotPrimary { .. } => no_primary(),
+    })
+}
+
 async fn open_at(
     target: &Target,
     endpoint: &Endpoint,
     tls: &ClientTls,
     (known, wait_max): (Option<&Salted>, Duration),
+    wanted: Wanted,
 ) -> Result<Opened, GreetError> {
     let login = Login::of(target)?;
     let stream = connect(target, endpoint, tls, wait_max).await?;
-    let greeting = greet(stream, target, login, known);
+    let greeting = greet(stream, target, login, known, wanted);
     match timeout(wait_max, greeting).await {
         Ok(outcome) => outcome,
         Err(_) => Err(GreetError::Fault(DialFault::new(
@@ -106,7 +122,8 @@ async fn open_at(
     }
 }
 
-async fn connect(
+/// A connection under the target's TLS, on which nothing was said yet.
+pub(crate) async fn connect(
     target: &Target,
     endpoint: &Endpoint,
     tls: &ClientTls,

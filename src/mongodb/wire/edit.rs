@@ -35,6 +35,35 @@ pub(crate) fn remove_fields<'a>(
     removed
 }
 
+/// A message of one body again, with a 32-bit number at the body's end. The name has no NUL.
+pub(crate) fn with_integer(
+    message: &[u8],
+    body_at: &Range<usize>,
+    name: &str,
+    value: i32,
+) -> Vec<u8> {
+    let body = message.get(body_at.clone()).unwrap_or_default();
+    let kept = body.split_last().map(|(_, kept)| kept).unwrap_or_default();
+    let mut out = Vec::with_capacity(message.len() + name.len() + 6);
+    let head = message.get(..HEADER_BYTES).unwrap_or_default();
+    out.extend_from_slice(head);
+    let flags = i32_at(message, HEADER_BYTES).unwrap_or_default();
+    out.extend_from_slice(&(flags & !CHECKSUM_PRESENT.cast_signed()).to_le_bytes());
+    out.push(0);
+    let body_start = out.len();
+    out.extend_from_slice(kept);
+    out.push(0x10);
+    out.extend_from_slice(name.as_bytes());
+    out.push(0);
+    out.extend_from_slice(&value.to_le_bytes());
+    out.push(0);
+    let length = |from: usize| i32::try_from(out.len() - from).unwrap_or(i32::MAX);
+    let (whole, inner) = (length(0), length(body_start));
+    patch_i32(&mut out, 0, whole);
+    patch_i32(&mut out, body_start, inner);
+    out
+}
+
 /// Clears flag bits of a message.
 pub(crate) fn clear_flag(message: &mut [u8], flag: u32) {
     let flags = i32_at(message, HEADER_BYTES).unwrap_or_default();

@@ -21,6 +21,8 @@ pub(crate) enum Opcode {
     Reply,
     /// A legacy query; only its hello is left.
     Query,
+    /// Another message, compressed.
+    Compressed,
     /// Everything else.
     Message,
 }
@@ -31,6 +33,7 @@ impl Opcode {
         match self {
             Self::Reply => 1,
             Self::Query => 2004,
+            Self::Compressed => 2012,
             Self::Message => 2013,
         }
     }
@@ -39,6 +42,7 @@ impl Opcode {
         match code {
             1 => Some(Self::Reply),
             2004 => Some(Self::Query),
+            2012 => Some(Self::Compressed),
             2013 => Some(Self::Message),
             _ => None,
         }
@@ -100,7 +104,7 @@ pub(super) fn i32_at(bytes: &[u8], at: usize) -> Option<i32> {
 }
 
 /// The length at a place, if it is not negative.
-pub(super) fn length_at(bytes: &[u8], at: usize) -> Option<usize> {
+pub(crate) fn length_at(bytes: &[u8], at: usize) -> Option<usize> {
     usize::try_from(i32_at(bytes, at)?).ok()
 }
 

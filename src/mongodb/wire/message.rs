@@ -174,6 +174,10 @@ pub(crate) struct Body<'a> {
     pub(crate) statement_id: Option<Range<usize>>,
     /// Whether `autocommit` is there, which makes it a statement of a transaction.
     pub(crate) in_transaction: bool,
+    /// `$readPreference`.
+    pub(crate) read_preference: Option<Element<'a>>,
+    /// Whether its cursor waits for data: `tailable` and `awaitData`.
+    pub(crate) awaits_data: bool,
     named_like_sequences: u8,
 }
 
@@ -186,6 +190,8 @@ impl<'a> Body<'a> {
         let mut transaction_number = None;
         let mut statement_id = None;
         let mut in_transaction = false;
+        let mut read_preference = None;
+        let (mut is_tailable, mut awaits_data) = (false, false);
         let mut named_like_sequences = 0;
         for element in Elements::new(bytes)? {
             let element = element?;
@@ -195,6 +201,9 @@ impl<'a> Body<'a> {
                 b"txnNumber" => transaction_number = Some(element.range.clone()),
                 b"stmtId" | b"stmtIds" => statement_id = Some(element.range.clone()),
                 b"autocommit" => in_transaction = true,
+                b"$readPreference" => read_preference = Some(element.clone()),
+                b"tailable" => is_tailable = element.truth(),
+                b"awaitData" => awaits_data = element.truth(),
                 name => {
                     if let Some(sequence) = Sequence::of(name) {
                         named_like_sequences |= sequence.bit();
@@ -217,6 +226,8 @@ impl<'a> Body<'a> {
             transaction_number,
             statement_id,
             in_transaction,
+            read_preference,
+            awaits_data: is_tailable && awaits_data,
             named_like_sequences,
         })
     }

@@ -4,6 +4,7 @@
 //! Everything works on borrowed bytes, is bounded and cannot panic. What a command means is not
 //! here (`policy`), nor is what a client is told when its bytes are wrong (`refusal`).
 
+mod compress;
 mod edit;
 mod encode;
 mod fault;
@@ -14,11 +15,12 @@ mod scan;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use edit::{clear_flag, lower_integer, remove_fields, renew_checksum};
+pub(crate) use compress::{Compressor, pack, unpack};
+pub(crate) use edit::{clear_flag, lower_integer, remove_fields, renew_checksum, with_integer};
 pub(crate) use encode::{encode_message, encode_reply};
 pub(crate) use fault::WireFault;
 pub(crate) use header::{
-    EXHAUST_ALLOWED, HEADER_BYTES, Header, MESSAGE_BYTES_MAX, MORE_TO_COME, Opcode,
+    EXHAUST_ALLOWED, HEADER_BYTES, Header, MESSAGE_BYTES_MAX, MORE_TO_COME, Opcode, length_at,
 };
 pub(crate) use message::{Body, Message, judged_bytes};
 pub(crate) use query::Query;

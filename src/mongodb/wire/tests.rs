@@ -191,7 +191,7 @@ fn lengths_outside_of_the_limits_are_fatal() {
 
 #[test]
 fn other_opcodes_are_fatal() {
-    for code in [0_i32, 2001, 2002, 2005, 2006, 2012, 2014] {
+    for code in [0_i32, 2001, 2002, 2005, 2006, 2014] {
         let mut bytes = message(0, &body_section(&ping()));
         bytes[12..16].copy_from_slice(&code.to_le_bytes());
         let fault = Header::parse(&bytes, MESSAGE_BYTES_MAX).unwrap_err();

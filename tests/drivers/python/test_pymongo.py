@@ -260,9 +260,11 @@ def test_max_time_ends_an_operation(coll):
     assert caught.value.code == 50
 
 
-@pytest.mark.parametrize("compressor", ["zlib"])
+@pytest.mark.parametrize("compressor", ["snappy", "zlib", "zstd"])
 def test_compression(urls, coll, compressor):
+    pytest.importorskip({"snappy": "snappy", "zlib": "zlib", "zstd": "backports.zstd"}[compressor])
     with pymongo.MongoClient(urls.mongodb, compressors=compressor) as client:
+        assert client.admin.command("hello", compression=[compressor])["compression"] == [compressor]
         own = client[MONGODB_DATABASE][coll.name]
         own.insert_many([{"_id": n, "text": "compressible " * 50} for n in range(300)])
         assert sum(len(d["text"]) for d in own.find(batch_size=100)) == 300 * 650

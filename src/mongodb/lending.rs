@@ -1,0 +1,160 @@
+//! How a request comes by its upstream: at once, or in line, with an eye on the client meanwhile.
+
+use std::{
+    future::poll_fn,
+    pin::pin,
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use super::{
+    aftermath,
+    ending::Ending,
+    intake::Intake,
+    plan::{Aftermath, Plan},
+    refusal::ErrorReply,
+    servers::{Route, Server, Turn, Unserved, Waits},
+    session::{Flow, Session},
+    upstream::{Dialer, ServerKind},
+};
+use crate::{fault::Fault as _, net::Stream, pool::Lease, telemetry::SessionEnd};
+
+/// Bytes that a client may send ahead while it waits.
+const AHEAD_BYTES_MAX: usize = 64 * 1024;
+
+/// What a wait ended with, besides what was waited for.
+pub(super) enum Interrupt {
+    /// The client is gone.
+    Gone,
+    /// The session has to end.
+    Ended(SessionEnd),
+}
+
+impl Interrupt {
+    /// What it makes of the session.
+    pub(super) const fn end(self) -> SessionEnd {
+        match self {
+            Self::Gone => SessionEnd::Vanished,
+            Self::Ended(end) => end,
+        }
+    }
+}
+
+/// An upstream, and the server that it leads to.
+pub(super) struct Loan {
+    /// Where.
+    pub(super) server: Arc<Server>,
+    /// The upstream.
+    pub(super) lease: Lease<Dialer>,
+}
+
+impl Session {
+    /// An upstream for a request, or why there is none.
+    pub(super) async fn lend(&mut self, plan: &Plan) -> Flow<Result<Loan, ErrorReply>> {
+        let Some(member) = &mut self.member else {
+            return Flow::Break(SessionEnd::LoginFailed);
+        };
+        if member.servers.is_over() {
+            member.servers = self.service.servers(&member.servers.tenant());
+        }
+        let servers = &member.servers;
+        if let Some((server, lease)) = servers.try_lease(&plan.route) {
+            if server.endpoint.is_none() && lease.upstream.kind == ServerKind::Member {
+                servers.doubt(&server);
+            }
+            return Flow::Continue(Ok(Loan { server, lease }));
+        }
+        // Rare next to the other, so it takes no room in every session.
+        Box::pin(self.lend_in_line(plan)).await
+    }
+
+    async fn lend_in_line(&mut self, plan: &Plan) -> Flow<Result<Loan, ErrorReply>> {
+        let Some(member) = &self.member else {
+            return Flow::Break(SessionEnd::LoginFailed);
+        };
+        let servers = Arc::clone(&member.servers);
+        match self.attend(servers.lease(&plan.route)).await {
+            Ok(Ok((server, lease))) => Flow::Continue(Ok(Loan { server, lease })),
+            Ok(Err(Unserved::Checkout(error))) => {
+                let refusal = error.refusal();
+                tracing::debug!(%refusal, "no upstream");
+                self.service.meters().fault(error.kind(), error.side());
+                Flow::Continue(Err(ErrorReply::of(&refusal, plan.standing)))
+            }
+            Ok(Err(Unserved::NoMember(mode))) => Flow::Continue(Err(ErrorReply::no_member(mode))),
+            Err(interrupt) => {
+                self.leave_line(plan);
+                Flow::Break(interrupt.end())
+            }
+        }
+    }
+
+    /// A turn to wait for data on a cursor's server; the wait that it allows is put into the plan.
+    pub(super) async fn take_turn<'a>(
+        &mut self,
+        plan: &mut Plan,
+        server: &'a Server,
+    ) -> Flow<Turn<'a>> {
+        let turn = match self.attend(server.turns.take()).await {
+            Ok(turn) => turn,
+            Err(interrupt) => {
+                self.leave_line(plan);
+                return Flow::Break(interrupt.end());
+            }
+        };
+        let settings = &self.service.settings;
+        let waits = Waits {
+            whole: settings.await_max,
+            short: settings.await_short,
+        };
+        let is_wanted = server.pool.stats().waiting > 0;
+        let wait = turn.wait(plan.asked_wait, is_wanted, waits);
+        plan.set_wait(self.intake.pending_mut(), wait);
+        Flow::Continue(turn)
+    }
+
+    /// A cursor that waits for data is of no use to a client that is gone.
+    fn leave_line(&self, plan: &Plan) {
+        if let (Aftermath::KillCursor, Route::Server(server)) = (plan.aftermath, &plan.route) {
+            let request = self.intake.pending().get(..plan.left_bytes());
+            aftermath::kill(&self.service.shutdown, Arc::clone(&server.pool), request);
+        }
+    }
+
+    /// Waits, with an eye on the client.
+    pub(super) async fn attend<T>(
+        &mut self,
+        awaited: impl Future<Output = T>,
+    ) -> Result<T, Interrupt> {
+        let Self {
+            client,
+            intake,
+            ending,
+            ..
+        } = self;
+        let ahead_max = intake.pending().len() + AHEAD_BYTES_MAX;
+        let mut awaited = pin!(awaited);
+        poll_fn(|context| match awaited.as_mut().poll(context) {
+            Poll::Ready(outcome) => Poll::Ready(Ok(outcome)),
+            Poll::Pending => poll_interrupt(context, (client, intake), ending, ahead_max).map(Err),
+        })
+        .await
+    }
+}
+
+/// Ready when there is nobody left to wait for. What the client sends meanwhile is kept.
+fn poll_interrupt(
+    context: &mut Context<'_>,
+    (client, intake): (&mut Stream, &mut Intake),
+    ending: &mut Ending,
+    ahead_max: usize,
+) -> Poll<Interrupt> {
+    while intake.pending().len() < ahead_max {
+        match intake.poll_fill(context, client, 0) {
+            Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(Interrupt::Gone),
+            Poll::Ready(Ok(_)) => {}
+            Poll::Pending => break,
+        }
+    }
+    ending.poll_busy(context).map(Interrupt::Ended)
+}

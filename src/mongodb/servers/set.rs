@@ -1,0 +1,187 @@
+//! A replica set: its view kept up by a monitor for each member, and upstreams to who fits.
+
+use std::{sync::Arc, time::Duration};
+
+use ahash::AHashMap;
+use parking_lot::Mutex;
+use tokio::{
+    sync::watch,
+    time::{Instant, timeout_at},
+};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    super::{
+        preference::{Mode, Preference},
+        upstream::Dialer,
+    },
+    Means, Server, Unserved, at, monitor,
+    view::{Hello, Version, View},
+};
+use crate::{
+    net::{DialFault, DialStep},
+    pool::{CheckoutError, Lease},
+    tenant::{Endpoint, Tenant},
+};
+
+/// How long a member that fits is waited for; elections take a few seconds.
+const MEMBER_WAIT_MAX: Duration = Duration::from_secs(10);
+/// How long after a failed dial a member is not tried again, unless it has been heard of.
+const RETRY_AFTER: Duration = Duration::from_millis(100);
+
+/// One replica set, as one tenant reaches it.
+pub(super) struct Set {
+    means: Arc<Means>,
+    tenant: Arc<Tenant>,
+    view: Mutex<View>,
+    news: watch::Sender<()>,
+    monitors: Mutex<AHashMap<Endpoint, CancellationToken>>,
+    servers: Mutex<AHashMap<Endpoint, Arc<Server>>>,
+    gone: CancellationToken,
+}
+
+impl Set {
+    /// Begins to watch the members that the seeds lead to.
+    pub(super) fn watch(means: Arc<Means>, tenant: Arc<Tenant>) -> Arc<Self> {
+        let name = tenant.target.options.get("replicaset").cloned();
+        let view = View::new(name, &tenant.target.endpoints, Instant::now());
+        let set = Arc::new(Self {
+            means,
+            tenant,
+            view: Mutex::new(view),
+            news: watch::Sender::new(()),
+            monitors: Mutex::new(AHashMap::new()),
+            servers: Mutex::new(AHashMap::new()),
+            gone: CancellationToken::new(),
+        });
+        set.watch_members();
+        set
+    }
+
+    /// Ends the monitors.
+    pub(super) fn end(&self) {
+        self.gone.cancel();
+        self.servers.lock().clear();
+    }
+
+    /// The server that fits at this moment.
+    pub(super) fn choose(&self, preference: &Preference) -> Option<Arc<Server>> {
+        let endpoint = self.view.lock().choose(preference)?;
+        let mut servers = self.servers.lock();
+        if let Some(server) = servers.get(&endpoint) {
+            return Some(Arc::clone(server));
+        }
+        let server = Server::new(&self.means, &self.tenant, Some(endpoint.clone()));
+        servers.insert(endpoint, Arc::clone(&server));
+        Some(server)
+    }
+
+    /// An upstream to a server that fits, after waiting for one if there is none. Nothing has been
+    /// sent yet, so a member that cannot be reached is just followed by the next.
+    pub(super) async fn lease(
+        &self,
+        preference: &Preference,
+    ) -> Result<(Arc<Server>, Lease<Dialer>), Unserved> {
+        let until = Instant::now() + MEMBER_WAIT_MAX;
+        loop {
+            let server = self.wait_for(preference, until).await?;
+            match at(&server).await {
+                Err(Unserved::Checkout(CheckoutError::DialFailed(_))) if Instant::now() < until => {
+                    let mut news = self.news.subscribe();
+                    if let Some(endpoint) = &server.endpoint {
+                        self.lose(endpoint);
+                    }
+                    // Its monitor says when it is back; the wait is only against a busy loop.
+                    let _waited = timeout_at(Instant::now() + RETRY_AFTER, news.changed()).await;
+                }
+                outcome => return outcome,
+            }
+        }
+    }
+
+    async fn wait_for(
+        &self,
+        preference: &Preference,
+        until: Instant,
+    ) -> Result<Arc<Server>, Unserved> {
+        let mut news = self.news.subscribe();
+        loop {
+            if let Some(server) = self.choose(preference) {
+                return Ok(server);
+            }
+            if let Ok(Ok(())) = timeout_at(until, news.changed()).await {
+                continue;
+            }
+            return Err(match preference.mode {
+                Mode::Primary => Unserved::Checkout(CheckoutError::DialFailed(no_primary())),
+                mode => Unserved::NoMember(mode.label()),
+            });
+        }
+    }
+
+    /// A member said hello.
+    pub(super) fn hear(self: &Arc<Self>, from: &Endpoint, hello: Hello, took: Duration) {
+        let before = self.primary();
+        self.view.lock().hear(from, hello, took, Instant::now());
+        self.watch_members();
+        let primary = self.primary();
+        if primary != before {
+            let primary = primary.as_ref().map(ToString::to_string);
+            tracing::info!(tenant = %self.tenant.slug, primary, "the set has another primary");
+        }
+        self.news.send_replace(());
+    }
+
+    /// A member cannot be reached.
+    pub(super) fn lose(&self, endpoint: &Endpoint) {
+        self.view.lock().lose(endpoint);
+        self.news.send_replace(());
+    }
+
+    /// A member's answer says that it is not what it was taken for.
+    pub(super) fn suspect(&self, endpoint: &Endpoint, said: Option<Version>) {
+        self.view.lock().suspect(endpoint, said);
+    }
+
+    fn primary(&self) -> Option<Endpoint> {
+        self.view.lock().choose(&Preference::default())
+    }
+
+    /// One monitor for each member, and none for who is not.
+    fn watch_members(self: &Arc<Self>) {
+        let members: Vec<_> = self.view.lock().endpoints().cloned().collect();
+        let mut monitors = self.monitors.lock();
+        monitors.retain(|endpoint, gone| {
+            let stays = members.contains(endpoint);
+            if !stays {
+                gone.cancel();
+            }
+            stays
+        });
+        for endpoint in members {
+            if monitors.contains_key(&endpoint) {
+                continue;
+            }
+            let gone = self.gone.child_token();
+            monitors.insert(endpoint.clone(), gone.clone());
+            let watching = monitor::watch(Arc::clone(self), endpoint, gone);
+            self.means.shutdown.spawn("mongodb-monitor", watching);
+        }
+    }
+
+    pub(super) const fn tenant(&self) -> &Arc<Tenant> {
+        &self.tenant
+    }
+
+    pub(super) const fn means(&self) -> &Arc<Means> {
+        &self.means
+    }
+}
+
+fn no_primary() -> DialFault {
+    DialFault::new(
+        DialStep::Login,
+        "no member of the replica set is primary",
+        "wait for the election to end, or register every member of the set as a seed",
+    )
+}
