@@ -1,14 +1,16 @@
 //! A connection, plain or under TLS, of a client or to an upstream.
 
 use std::{
+    future::Future,
     io,
     net::SocketAddr,
+    os::fd::AsFd,
     pin::Pin,
     task::{Context, Poll, Waker},
 };
 
 use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
+    io::{AsyncRead, AsyncWrite, Interest, ReadBuf},
     net::TcpStream,
 };
 use tokio_rustls::{client, server};
@@ -115,6 +117,33 @@ impl Stream {
             }
         };
         matches!(read, Err(error) if error.kind() == io::ErrorKind::WouldBlock)
+    }
+
+    /// Resolves when the peer has closed its side, however much of what it sent is unread before.
+    ///
+    /// It watches by a descriptor of its own, so it may be dropped or kept at will.
+    ///
+    /// # Errors
+    /// When the system has no descriptor left.
+    pub fn watch_close(&self) -> io::Result<impl Future<Output = ()> + Send + use<>> {
+        let socket = match &self.transport {
+            Transport::Plain(socket) => socket,
+            Transport::Accepted(tls) => tls.get_ref().0,
+            Transport::Dialled(tls) => tls.get_ref().0,
+        };
+        let watched = std::net::TcpStream::from(socket.as_fd().try_clone_to_owned()?);
+        let watched = TcpStream::from_std(watched)?;
+        Ok(async move {
+            // Of this interest, the end of reading is part, and being readable is not.
+            while let Ok(ready) = watched.ready(Interest::PRIORITY).await {
+                if ready.is_read_closed() {
+                    return;
+                }
+                drop(watched.try_io(Interest::PRIORITY, || {
+                    Err::<(), _>(io::ErrorKind::WouldBlock.into())
+                }));
+            }
+        })
     }
 
     /// Writes what fits right now; `WouldBlock` when nothing does. TLS always goes the polled way.
