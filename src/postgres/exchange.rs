@@ -6,10 +6,15 @@
 
 use std::{collections::VecDeque, sync::Arc};
 
-use super::prepared::Statement;
+use super::{
+    prepared::{Statement, Unnamed},
+    statement::Deeds,
+};
 
 /// The transaction status that `ReadyForQuery` reports.
 pub(super) const IDLE: u8 = b'I';
+/// The same of a transaction that has failed.
+pub(super) const FAILED: u8 = b'E';
 
 /// What ends an entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,13 +43,19 @@ pub(super) enum Act {
     Say(&'static [u8]),
     /// The message was made to fail; the client hears this error instead of the upstream's.
     Replace(Box<[u8]>),
+    /// It is the answer to a message of ours, and so is an error.
+    Load,
+    /// It is the client's, but for its end: parameters are put right first.
+    Hold,
+    /// Parameters were put right after what the client reset; the end of its answer.
+    Restore,
     /// Parameters were applied.
     Settings,
     /// The upstream was asked for the state of its session.
     Audit,
 }
 
-/// What is to be taken back if the message was never carried out.
+/// What is to be taken back if the message was never carried out, or to be noted once it was.
 #[derive(Debug)]
 pub(super) enum Undo {
     Nothing,
@@ -67,9 +78,21 @@ pub(super) enum Undo {
     Unnamed {
         serial: u64,
         own: bool,
+        /// The one before, in case that this one is skipped.
+        before: Option<Box<Unnamed>>,
     },
-    /// A statement that is used.
-    Use(u64),
+    /// The client's unnamed statement, which it closed.
+    CloseUnnamed(Option<Box<Unnamed>>),
+    /// A statement that is used, and the client's name for it.
+    Use(u64, Arc<[u8]>),
+    /// A name of the client's that was given its meaning on the upstream.
+    Own(Arc<[u8]>),
+    /// All statements of the upstream were closed.
+    Clear,
+    /// What a text does to statements by name, and how many of its statements are done.
+    Deeds(Deeds, usize),
+    /// A parameter that is set or reset, and whether it was.
+    Set(Box<(String, Option<String>)>, bool),
 }
 
 /// One message that will be answered.
@@ -243,6 +266,16 @@ impl Exchange {
         };
         self.queue.pop_front();
         Some(message)
+    }
+
+    /// What is noted of the first entry.
+    pub(super) fn undo(&self) -> Option<&Undo> {
+        self.queue.front().map(|expect| &expect.undo)
+    }
+
+    /// The same, to be changed.
+    pub(super) fn undo_mut(&mut self) -> Option<&mut Undo> {
+        self.queue.front_mut().map(|expect| &mut expect.undo)
     }
 
     /// An answer that may end the first entry; gives the entry if it does.

@@ -4,12 +4,13 @@
 //! `exchange` (the account of what was asked and answered), `upstream` (dialling, cleaning,
 //! closing), `policy` (roles), `refusal` (the only speller of SQLSTATEs), `service` (what the
 //! gateway starts). And PostgreSQL's own: `flow` (a socket and its buffers), `prepared` (statements
-//! over changing upstreams), `statement` (what a text may do to its session), `settings` (what a
+//! over changing upstreams) and `held` (those that one upstream has), `statement` (what a text may do to its session), `settings` (what a
 //! session holds), `tenancy` (what the sessions of a tenant share), `cancel` (keys ours and theirs).
 
 mod cancel;
 mod exchange;
 mod flow;
+mod held;
 mod login;
 mod policy;
 mod prepared;

@@ -1,8 +1,8 @@
 //! Prepared statements by protocol over changing upstreams.
 //!
 //! Three maps: the pool's [`Catalogue`] gives every distinct statement one identity; a client's
-//! [`ClientStatements`] says which of them its names mean; an upstream's [`UpstreamStatements`] says
-//! which of them it has. Nothing here reads or writes messages.
+//! [`ClientStatements`] says which of them its names mean; and `held` says which of them an upstream
+//! has. Nothing here reads or writes messages.
 
 use std::{
     borrow::Borrow,
@@ -25,13 +25,23 @@ const CATALOGUE_BYTES_MAX: usize = 32 << 20;
 /// The largest buffer that a client keeps for its next unnamed statement.
 const SPARE_BYTES_MAX: usize = 4096;
 
+/// How a statement was prepared.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Form {
+    /// By Parse. On upstreams it has a name of ours.
+    Protocol,
+    /// By `PREPARE`. On upstreams it has the client's own name.
+    Sql,
+}
+
 /// One distinct statement: its text, its parameter types, and the name it has on upstreams.
 #[derive(Debug)]
 pub(super) struct Statement {
     pub(super) id: u64,
-    /// Its name on upstreams.
+    pub(super) form: Form,
+    /// Its name on upstreams, unless a client's own is needed.
     pub(super) name: String,
-    /// Text, terminator and types, as Parse carries them.
+    /// Text, terminator and types, as Parse carries them; or the text of `PREPARE`.
     pub(super) rest: Box<[u8]>,
     pub(super) facts: Facts,
     /// Some upstream has prepared it without an error.
@@ -104,8 +114,17 @@ struct Entries {
 }
 
 impl Catalogue {
-    /// The statement of that text and those types.
+    /// The statement of that text and those types, prepared by Parse.
     pub(super) fn find(&self, dialect: u64, text: &[u8], rest: &[u8]) -> Arc<Statement> {
+        self.find_or_make(dialect, text, rest, Form::Protocol)
+    }
+
+    /// The statement of that text of a `PREPARE`.
+    pub(super) fn find_sql(&self, dialect: u64, text: &[u8]) -> Arc<Statement> {
+        self.find_or_make(dialect, text, text, Form::Sql)
+    }
+
+    fn find_or_make(&self, dialect: u64, text: &[u8], rest: &[u8], form: Form) -> Arc<Statement> {
         let mut inner = self.inner.lock();
         if let Some(found) = inner.dialects.get(&dialect).and_then(|set| set.get(rest)) {
             return Arc::clone(&found.0);
@@ -116,13 +135,15 @@ impl Catalogue {
         inner.last_id += 1;
         let statement = Arc::new(Statement {
             id: inner.last_id,
+            form,
             name: upstream_name(inner.last_id),
             rest: rest.into(),
             facts: scan(text),
             proven: AtomicBool::new(false),
         });
-        // Where all are in use, this one is its client's alone.
-        if inner.has_room(rest.len()) {
+        // What `EXECUTE name` means is its client's alone; so is this one where all are in use.
+        let own = form == Form::Protocol && statement.facts.deeds.is_some();
+        if !own && inner.has_room(rest.len()) {
             inner.count += 1;
             inner.bytes += rest.len();
             inner
@@ -174,7 +195,7 @@ impl Entries {
 /// What one client has prepared.
 #[derive(Debug, Default)]
 pub(super) struct ClientStatements {
-    named: HashMap<Box<[u8]>, Named>,
+    named: HashMap<Arc<[u8]>, Named>,
     bytes: usize,
     /// The unnamed statement's Parse, for upstreams that do not have it.
     unnamed: Option<Unnamed>,
@@ -205,6 +226,17 @@ pub(super) struct Unnamed {
 impl ClientStatements {
     pub(super) fn find(&self, name: &[u8]) -> Option<&Arc<Statement>> {
         self.named.get(name).map(|named| &named.statement)
+    }
+
+    /// The same, with the name to keep.
+    pub(super) fn find_named(&self, name: &[u8]) -> Option<(&Arc<[u8]>, &Arc<Statement>)> {
+        let (name, named) = self.named.get_key_value(name)?;
+        Some((name, &named.statement))
+    }
+
+    /// All names.
+    pub(super) fn names(&self) -> impl Iterator<Item = &Arc<[u8]>> {
+        self.named.keys()
     }
 
     /// The unit in which a name was given.
@@ -256,6 +288,17 @@ impl ClientStatements {
         self.serial
     }
 
+    /// Takes the unnamed statement out, to be put back perhaps.
+    pub(super) fn take_unnamed(&mut self) -> Option<Unnamed> {
+        self.unnamed.take()
+    }
+
+    /// The unnamed statement is what it was.
+    pub(super) fn restore_unnamed(&mut self, unnamed: Option<Unnamed>) {
+        self.forget_unnamed();
+        self.unnamed = unnamed;
+    }
+
     /// The unnamed statement is sent again.
     pub(super) fn resend_unnamed(&mut self, unit: u64) {
         if let Some(unnamed) = &mut self.unnamed {
@@ -263,11 +306,13 @@ impl ClientStatements {
         }
     }
 
-    /// The Parse of that serial was not carried out.
-    pub(super) fn undo_unnamed(&mut self, serial: u64) {
-        if self.unnamed().is_some_and(|held| held.serial == serial) {
+    /// The Parse of that serial was not carried out; false if there was another since.
+    pub(super) fn undo_unnamed(&mut self, serial: u64) -> bool {
+        let current = self.unnamed().is_some_and(|held| held.serial == serial);
+        if current {
             self.forget_unnamed();
         }
+        current
     }
 
     pub(super) fn forget_unnamed(&mut self) {
@@ -278,87 +323,6 @@ impl ClientStatements {
                 self.spare = Vec::new();
             }
         }
-    }
-}
-
-/// What is known of a statement on an upstream.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Presence {
-    /// It is there, or will be unless this very unit fails.
-    Here,
-    /// It is not there.
-    Absent,
-    /// It may be there: to be closed before it is prepared, which is no error either way.
-    Doubtful,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum State {
-    Proven,
-    /// Sent in that unit, not answered.
-    Sent(u64),
-    Doubtful,
-}
-
-/// The statements that one upstream has.
-#[derive(Debug, Default)]
-pub(super) struct UpstreamStatements {
-    held: HashMap<u64, (State, u64)>,
-    clock: u64,
-    /// Statements may exist that are not held here.
-    unsure: bool,
-}
-
-impl UpstreamStatements {
-    /// Whether a statement is there, as seen by a message of the given unit; counts as a use.
-    pub(super) fn presence(&mut self, id: u64, unit: u64) -> Presence {
-        self.clock += 1;
-        match self.held.get_mut(&id) {
-            None if self.unsure => Presence::Doubtful,
-            None => Presence::Absent,
-            Some((state, used)) => {
-                *used = self.clock;
-                match *state {
-                    State::Proven => Presence::Here,
-                    State::Sent(sent) if sent == unit => Presence::Here,
-                    State::Sent(_) | State::Doubtful => Presence::Doubtful,
-                }
-            }
-        }
-    }
-
-    /// A Parse is sent; gives the statement to close first when there are `max` already.
-    pub(super) fn sent(&mut self, id: u64, unit: u64, max: usize) -> Option<u64> {
-        self.clock += 1;
-        self.held.insert(id, (State::Sent(unit), self.clock));
-        if self.held.len() <= max.max(1) {
-            return None;
-        }
-        let oldest = self
-            .held
-            .iter()
-            .min_by_key(|(_, (_, used))| *used)
-            .map(|(id, _)| *id)?;
-        self.held.remove(&oldest);
-        Some(oldest)
-    }
-
-    /// The Parse was answered.
-    pub(super) fn proven(&mut self, id: u64) {
-        if let Some((state, _)) = self.held.get_mut(&id) {
-            *state = State::Proven;
-        }
-    }
-
-    /// A Parse or a Close of it was not carried out.
-    pub(super) fn doubt(&mut self, id: u64) {
-        self.held.insert(id, (State::Doubtful, self.clock));
-    }
-
-    /// All are gone; `certain` if nothing was under way meanwhile.
-    pub(super) fn clear(&mut self, certain: bool) {
-        self.held.clear();
-        self.unsure = !certain;
     }
 }
 
@@ -393,29 +357,6 @@ mod tests {
         catalogue.find(0, b"", b"select 1");
         assert!(catalogue.known(0, b"select 1").is_some());
         assert!(catalogue.known(0, &large).is_none());
-    }
-
-    #[test]
-    fn a_statement_sent_in_another_unit_is_doubtful_until_proven() {
-        let mut upstream = UpstreamStatements::default();
-        assert_eq!(upstream.presence(7, 1), Presence::Absent);
-        assert_eq!(upstream.sent(7, 1, 2), None);
-        assert_eq!(upstream.presence(7, 1), Presence::Here);
-        assert_eq!(upstream.presence(7, 2), Presence::Doubtful);
-        upstream.proven(7);
-        assert_eq!(upstream.presence(7, 2), Presence::Here);
-        upstream.doubt(7);
-        assert_eq!(upstream.presence(7, 2), Presence::Doubtful);
-    }
-
-    #[test]
-    fn the_least_recently_used_gives_way() {
-        let mut upstream = UpstreamStatements::default();
-        upstream.sent(1, 1, 2);
-        upstream.sent(2, 1, 2);
-        upstream.presence(1, 1);
-        assert_eq!(upstream.sent(3, 1, 2), Some(2));
-        assert_eq!(upstream.presence(2, 1), Presence::Absent);
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use bytes::BytesMut;
 
-use super::wire;
+use super::{prepared, wire};
 use crate::fault::Refusal;
 
 /// The SQLSTATE of "cached plan must not change result type" and of other things not supported.
@@ -79,6 +79,30 @@ pub(super) fn terminated(out: &mut BytesMut) {
 pub(super) fn is_unknown_statement(body: &[u8]) -> bool {
     let mut fields = wire::error_fields(body);
     fields.any(|(letter, text)| letter == b'C' && text == UNKNOWN_STATEMENT.as_bytes())
+}
+
+/// An error of the upstream's that speaks of a statement by the name it has there, with the client's
+/// name instead; `None` if it does not.
+pub(super) fn renamed(body: &[u8], id: u64, name: &[u8]) -> Option<Box<[u8]>> {
+    let ours = format!("\"{}\"", prepared::upstream_name(id));
+    memchr::memmem::find(body, ours.as_bytes())?;
+    let theirs = [b"\"", name, b"\""].concat();
+    let mut out = BytesMut::new();
+    wire::tagged(&mut out, b'E', |out| {
+        for (letter, text) in wire::error_fields(body) {
+            out.extend_from_slice(&[letter]);
+            let mut rest = text;
+            while let Some(at) = memchr::memmem::find(rest, ours.as_bytes()) {
+                out.extend_from_slice(rest.get(..at).unwrap_or_default());
+                out.extend_from_slice(&theirs);
+                rest = rest.get(at + ours.len()..).unwrap_or_default();
+            }
+            out.extend_from_slice(rest);
+            out.extend_from_slice(&[0]);
+        }
+        out.extend_from_slice(&[0]);
+    });
+    Some(out.as_ref().into())
 }
 
 /// Whether an error of the upstream's says that a prepared statement's columns have changed.

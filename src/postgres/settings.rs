@@ -61,6 +61,26 @@ impl Parameters {
         Self::from_pairs(all.map(|(name, value)| (name.to_owned(), value.to_owned())))
     }
 
+    /// These without one of them.
+    pub(super) fn without(&self, name: &str) -> Arc<Self> {
+        let rest = self.iter().filter(|(known, _)| *known != name);
+        Self::from_pairs(rest.map(|(name, value)| (name.to_owned(), value.to_owned())))
+    }
+
+    /// The text that sets some of these, for the session or for its transaction only.
+    pub(super) fn setting(&self, names: impl Fn(&str) -> bool, local: bool) -> Option<String> {
+        let mut text = String::new();
+        for (name, value) in self.iter().filter(|(name, _)| names(name)) {
+            text.push_str(if text.is_empty() { "SELECT " } else { "," });
+            text.push_str("pg_catalog.set_config(");
+            push_text(&mut text, name);
+            text.push(',');
+            push_text(&mut text, value);
+            text.push_str(if local { ",true)" } else { ",false)" });
+        }
+        (!text.is_empty()).then_some(text)
+    }
+
     /// The text that turns a session with `known` into one with these; `None` if nothing differs.
     pub(super) fn difference(&self, known: &Self) -> Option<String> {
         if self.values == known.values {
@@ -76,24 +96,8 @@ impl Parameters {
             push_name(&mut text, name);
             text.push(';');
         }
-        let mut set = self
-            .iter()
-            .filter(|(name, value)| known.find(name) != Some(value))
-            .peekable();
-        if set.peek().is_some() {
-            text.push_str("SELECT ");
-            for (at, (name, value)) in set.enumerate() {
-                text.push_str(if at == 0 {
-                    "pg_catalog.set_config("
-                } else {
-                    ",pg_catalog.set_config("
-                });
-                push_text(&mut text, name);
-                text.push(',');
-                push_text(&mut text, value);
-                text.push_str(",false)");
-            }
-        }
+        let differs = |name: &str| known.find(name) != self.find(name);
+        text.push_str(&self.setting(differs, false).unwrap_or_default());
         Some(text)
     }
 }
@@ -135,8 +139,7 @@ WHERE locktype = 'advisory' AND pid = pg_catalog.pg_backend_pid()) \
 UNION ALL SELECT 'p', 'listen', '' WHERE EXISTS (SELECT pg_catalog.pg_listening_channels()) \
 UNION ALL SELECT 'p', 'cursor_with_hold', '' WHERE EXISTS \
 (SELECT FROM pg_catalog.pg_cursors WHERE is_holdable) \
-UNION ALL SELECT 'p', 'sql_prepare', '' WHERE EXISTS \
-(SELECT FROM pg_catalog.pg_prepared_statements WHERE from_sql) \
+UNION ALL SELECT 'q', name, '' FROM pg_catalog.pg_prepared_statements WHERE from_sql \
 UNION ALL SELECT 'u', session_user::pg_catalog.text, pg_catalog.current_setting('role')";
 
 /// The audit, with the parameters of extensions that the server does not list by itself.
@@ -153,19 +156,15 @@ pub(super) fn audit<'a>(unlisted: impl Iterator<Item = &'a String>) -> String {
 }
 
 /// The reasons for a pin, as the audit gives them.
-const REASONS: [&str; 5] = [
-    "temporary",
-    "advisory_lock",
-    "listen",
-    "cursor_with_hold",
-    "sql_prepare",
-];
+const REASONS: [&str; 4] = ["temporary", "advisory_lock", "listen", "cursor_with_hold"];
 
 /// What an audit found, row by row.
 #[derive(Debug, Default)]
 pub(super) struct Findings {
     pairs: Vec<(String, String)>,
     pin: Option<&'static str>,
+    /// Statements that were prepared by SQL.
+    prepared: Vec<String>,
     user: Option<String>,
     failed: bool,
 }
@@ -192,6 +191,7 @@ impl Findings {
                 self.pin = REASONS.iter().find(|known| **known == reason).copied();
                 self.failed |= self.pin.is_none();
             }
+            (Some("q"), Some(name), _) => self.prepared.push(name),
             (Some("u"), Some(user), Some(role)) => {
                 if role != "none" {
                     self.pin = Some("role");
@@ -210,8 +210,15 @@ impl Findings {
 
     /// The parameters found, and why the upstream must stay with its client, if it must.
     ///
-    /// `login` is the user that the upstream logged in as.
-    pub(super) fn conclude(self, login: &str) -> (Arc<Parameters>, Option<&'static str>) {
+    /// `login` is the user that the upstream logged in as; `is_known` tells the statements that move.
+    pub(super) fn conclude(
+        mut self,
+        login: &str,
+        is_known: impl Fn(&str) -> bool,
+    ) -> (Arc<Parameters>, Option<&'static str>) {
+        if !self.prepared.iter().all(|name| is_known(name)) {
+            self.pin = self.pin.or(Some("sql_prepare"));
+        }
         let pin = match self.user {
             _ if self.failed => Some("unknown"),
             Some(user) if user == login => self.pin,

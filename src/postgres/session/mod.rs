@@ -4,9 +4,12 @@
 //! between buffers and keep the account (`exchange`). Here is the loop around them: all four
 //! directions are polled together, so that no full buffer on one side can stop the other.
 
+mod changes;
 mod ending;
 mod lending;
 mod local;
+mod names;
+mod outcomes;
 mod replies;
 mod requests;
 mod statements;
@@ -14,6 +17,8 @@ mod told;
 
 use std::{
     collections::BTreeSet,
+    future::Future,
+    pin::Pin,
     sync::Arc,
     task::{Context, Poll},
 };
@@ -29,6 +34,7 @@ use super::{
     prepared::ClientStatements,
     service::Service,
     settings::{Findings, Parameters},
+    statement::Facts,
     tenancy::Tenancy,
     upstream::Dialer,
 };
@@ -70,6 +76,8 @@ pub(super) struct Session {
     wanted: Arc<Parameters>,
     told: Told,
     statements: ClientStatements,
+    /// Portals whose statements do something to names or parameters.
+    portals: Vec<(Box<[u8]>, Facts)>,
     exchange: Exchange,
     lease: Option<Lease<Dialer>>,
     /// What is left of a message of the client's, of which the head was seen.
@@ -80,6 +88,8 @@ pub(super) struct Session {
     /// Everything up to the client's next Sync is left out: its unit was refused.
     refusing: bool,
     draining: bool,
+    /// Sees the end of a client that is not read.
+    watch: Option<Watch>,
     tally: Tally,
 }
 
@@ -97,6 +107,8 @@ struct State {
     unlisted: BTreeSet<String>,
     /// Applying parameters failed: what the server said.
     failure: Option<Box<[u8]>>,
+    /// A statement that was to be there for a text could not be prepared: what the server said.
+    unloaded: Option<Box<[u8]>>,
     /// Definitions may have changed.
     defines: bool,
 }
@@ -151,6 +163,7 @@ impl Session {
             startup: newcomer.startup,
             told: newcomer.told,
             statements: ClientStatements::default(),
+            portals: Vec::new(),
             exchange: Exchange::default(),
             lease: None,
             request: Run::default(),
@@ -158,6 +171,7 @@ impl Session {
             state,
             refusing: false,
             draining: false,
+            watch: None,
             tally: Tally::default(),
         }
     }
@@ -276,6 +290,9 @@ impl Session {
                 }
                 Poll::Pending => {}
             }
+            self.watch = None;
+        } else if self.poll_closed(context).is_ready() {
+            return Poll::Ready(Err(Stop::Vanished));
         }
         if moved {
             Poll::Ready(Ok(()))
@@ -283,4 +300,19 @@ impl Session {
             Poll::Pending
         }
     }
+
+    /// The end of a client that is not read: behind what it sent, it must be seen all the same.
+    fn poll_closed(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        if self.watch.is_none() {
+            let watch = self.client.stream.watch_close();
+            self.watch = watch.ok().map(|watch| Box::pin(watch) as Watch);
+        }
+        match &mut self.watch {
+            Some(watch) => watch.as_mut().poll(context),
+            None => Poll::Pending,
+        }
+    }
 }
+
+/// Resolves when the client has closed.
+type Watch = Pin<Box<dyn Future<Output = ()> + Send>>;

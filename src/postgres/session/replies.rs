@@ -2,11 +2,13 @@
 
 use std::sync::Arc;
 
-use super::{Run, Session, State, Stop};
+use super::{
+    Run, Session, State, Stop,
+    outcomes::{plain, reworded, undo},
+};
 use crate::{
     postgres::{
-        exchange::{Act, Exchange, Expect, IDLE, SETTLED, Undo},
-        prepared::ClientStatements,
+        exchange::{Act, Expect, IDLE, Undo},
         refusal,
         settings::Parameters,
         upstream::Upstream,
@@ -20,7 +22,7 @@ const BODY_BYTES_MAX: usize = 16 * 1024;
 
 /// What becomes of a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Fate {
+pub(super) enum Fate {
     Pass,
     Drop,
 }
@@ -143,6 +145,9 @@ impl Session {
             // A function of the tenant's may do what its text does not show: put it right again.
             *known = known.overlaid(std::iter::once((name, value)));
         }
+        if matches!(self.exchange.act(), Act::Hold | Act::Restore) {
+            return Fate::Drop;
+        }
         if self.told.tell(&pair.0, &pair.1) {
             Fate::Pass
         } else {
@@ -179,12 +184,17 @@ impl Session {
         let body = frame
             .body(upstream.peer.inbound.unseen())
             .unwrap_or_default();
-        if matches!(body, b"DISCARD ALL\0" | b"DEALLOCATE ALL\0") {
+        let ours = matches!(self.exchange.act(), Act::Swallow | Act::Load);
+        if !ours && matches!(body, b"DISCARD ALL\0" | b"DEALLOCATE ALL\0") {
             self.statements.clear();
             upstream.statements.clear(self.exchange.outstanding() <= 1);
             upstream.unnamed = None;
         }
-        plain(&mut self.exchange, upstream, frame.tag, fate)
+        self.completed();
+        let Some(lease) = &mut self.lease else {
+            return fate;
+        };
+        plain(&mut self.exchange, &mut lease.upstream, frame.tag, fate)
     }
 
     /// `ErrorResponse`: what was asked up to the next Sync is void.
@@ -213,7 +223,19 @@ impl Session {
                 said = Some(bytes.clone());
                 Fate::Drop
             }
-            Act::Forward | Act::Swallow | Act::Say(_) => Fate::Pass,
+            Act::Load => {
+                self.state.unloaded = Some(whole.into());
+                Fate::Drop
+            }
+            Act::Restore => Fate::Drop,
+            Act::Forward | Act::Swallow | Act::Say(_) | Act::Hold => {
+                said = reworded(&self.exchange, &mut self.state.unloaded, whole);
+                if said.is_some() {
+                    Fate::Drop
+                } else {
+                    Fate::Pass
+                }
+            }
         };
         let unknown = refusal::is_unknown_statement(body);
         if is_fatal(body) {
@@ -223,9 +245,15 @@ impl Session {
             upstream.peer.inbound.settle(&mut self.client.out);
             self.client.out.extend_from_slice(&said);
         }
-        let void = self.exchange.failed();
-        if unknown && let Some(Undo::Use(id)) = void.last().map(|failed| &failed.undo) {
+        let mut void = self.exchange.failed();
+        if unknown && let Some(Undo::Use(id, _)) = void.last().map(|failed| &failed.undo) {
             upstream.statements.doubt(*id);
+        }
+        if let Some(Expect { undo, .. }) = void.last_mut()
+            && let Undo::Unnamed { before, .. } = undo
+        {
+            // The one that failed has taken the place of what was there.
+            *before = None;
         }
         for expect in void {
             undo(expect, &mut self.statements, upstream);
@@ -242,8 +270,20 @@ impl Session {
             self.tenancy.catalogue.renew();
             state.defines = false;
         }
-        match ended.map(|expect| expect.act) {
-            Some(Act::Settings) => match state.failure.take() {
+        if status == IDLE && self.exchange.is_quiet() {
+            self.portals.clear();
+        }
+        let ended = ended.map(|expect| {
+            if !matches!(expect.act, Act::Load | Act::Settings) {
+                self.state.unloaded = None;
+            }
+            if let Undo::Set(pair, true) = expect.undo {
+                self.parameter_set(&pair.0, pair.1.as_deref(), status);
+            }
+            expect.act
+        });
+        match ended {
+            Some(Act::Settings) => match self.state.failure.take() {
                 Some(said) => Err(Stop::Failed(said)),
                 None => Ok(Fate::Drop),
             },
@@ -251,7 +291,11 @@ impl Session {
                 self.conclude();
                 Ok(Fate::Drop)
             }
-            Some(Act::Swallow) => Ok(Fate::Drop),
+            Some(Act::Swallow | Act::Hold | Act::Load) => Ok(Fate::Drop),
+            Some(Act::Restore) => {
+                self.tell_parameters();
+                Ok(Fate::Pass)
+            }
             Some(Act::Forward | Act::Say(_) | Act::Replace(_)) | None => Ok(Fate::Pass),
         }
     }
@@ -268,7 +312,9 @@ impl Session {
             ..
         } = &mut self.state;
         *suspect = false;
-        let (found, pin) = std::mem::take(findings).conclude(&self.login);
+        let own = &lease.upstream.statements.own;
+        let (found, pin) =
+            std::mem::take(findings).conclude(&self.login, |name| own.has(name.as_bytes()));
         if pin.is_some() && *pinned != pin {
             self.service.meters().pinned(pin.unwrap_or_default());
         }
@@ -287,61 +333,8 @@ const READ_ONLY: [(&str, &str); 1] = [("default_transaction_read_only", "on")];
 
 fn fate_of(act: &Act) -> Fate {
     match act {
-        Act::Forward | Act::Replace(_) | Act::Say(_) => Fate::Pass,
-        Act::Swallow | Act::Settings | Act::Audit => Fate::Drop,
-    }
-}
-
-/// A message whose type says all.
-fn plain(exchange: &mut Exchange, upstream: &mut Upstream, tag: u8, fate: Fate) -> Fate {
-    if tag == b'G' {
-        exchange.copy_in_begins();
-    }
-    if let Some(Expect { undo, .. }) = exchange.answered(tag) {
-        match undo {
-            Undo::Prepare {
-                statement,
-                sent: true,
-                ..
-            } => {
-                statement.prove();
-                upstream.statements.proven(statement.id);
-            }
-            Undo::Load(id) => upstream.statements.proven(id),
-            Undo::Prepare { sent: false, .. }
-            | Undo::Nothing
-            | Undo::Evict(_)
-            | Undo::Close { .. }
-            | Undo::Unnamed { .. }
-            | Undo::Use(_) => {}
-        }
-    }
-    // Notifications belong to the client, whatever is under way.
-    if tag == b'A' { Fate::Pass } else { fate }
-}
-
-/// Takes back what a message that was never carried out had noted.
-fn undo(expect: Expect, statements: &mut ClientStatements, upstream: &mut Upstream) {
-    match expect.undo {
-        Undo::Nothing | Undo::Use(_) => {}
-        Undo::Prepare {
-            name,
-            statement,
-            sent,
-        } => {
-            statements.remove(&name);
-            if sent {
-                upstream.statements.doubt(statement.id);
-            }
-        }
-        Undo::Load(id) | Undo::Evict(id) => upstream.statements.doubt(id),
-        Undo::Close { name, statement } => statements.insert(&name, statement, SETTLED),
-        Undo::Unnamed { serial, own } => {
-            if own {
-                statements.undo_unnamed(serial);
-            }
-            upstream.unnamed = None;
-        }
+        Act::Forward | Act::Replace(_) | Act::Say(_) | Act::Hold => Fate::Pass,
+        Act::Swallow | Act::Load | Act::Restore | Act::Settings | Act::Audit => Fate::Drop,
     }
 }
 

@@ -2,14 +2,12 @@
 
 use std::sync::Arc;
 
-use super::{Need, Run, Session, Stop};
+use super::{Need, Run, Session, Stop, names::Names};
 use crate::{
     fault::Refusal,
     postgres::{
         exchange::{Act, IDLE, Reply, Undo},
-        policy,
-        prepared::Statement,
-        refusal,
+        policy, refusal,
         settings::Parameters,
         statement::{Facts, scan},
         upstream::Upstream,
@@ -175,7 +173,7 @@ impl Session {
             b'P' => self.parse(frame),
             b'B' => self.bind(frame),
             b'D' | b'C' => self.describe_or_close(frame),
-            b'E' => Ok(self.forward(frame, Reply::Execute)),
+            b'E' => Ok(self.execute(frame)),
             b'F' => self.call(frame),
             b'S' if self.exchange.copy_in() => Ok(self.pass(frame)),
             b'S' => Ok(self.forward(frame, Reply::Sync)),
@@ -223,6 +221,9 @@ impl Session {
             return Err(malformed("invalid Query message"));
         };
         let facts = scan(text);
+        if facts.names_statements() && !self.exchange.is_first_unit() {
+            return Ok(Step::Wait);
+        }
         self.statements.forget_unnamed();
         if let Some(lease) = &mut self.lease {
             lease.upstream.unnamed = None;
@@ -230,13 +231,20 @@ impl Session {
         if let Err(refused) = self.permit(&facts, b'Q') {
             return Ok(self.refuse_query(frame, &refused));
         }
-        let named = facts.deallocates.as_deref();
-        let known = named.and_then(|name| self.statements.remove(name.as_bytes()));
-        self.note(&facts);
-        match known {
-            Some(statement) => Ok(self.deallocate(frame, &statement)),
-            None => Ok(self.forward(frame, Reply::Query)),
+        match self.settle_names(&facts) {
+            Names::Ready => {}
+            Names::Wait => return Ok(Step::Wait),
+            Names::Refused(said) => return Ok(self.replace_query(frame, said)),
         }
+        if let Some(change) = &facts.change {
+            return Ok(self.change(frame, &facts, change));
+        }
+        self.note(&facts);
+        let undo = facts
+            .deeds
+            .map_or(Undo::Nothing, |deeds| Undo::Deeds(deeds, 0));
+        self.exchange.expect(Reply::Query, Act::Forward, undo);
+        Ok(self.pass(frame))
     }
 
     /// A function that is called by number: nothing tells what it does to the session.
@@ -271,11 +279,15 @@ impl Session {
             let what = "to reset the session inside of a transaction while read-only";
             return Err(Refusal::NotPermitted { what: what.into() });
         }
-        let mut named = facts.deallocates.iter().filter(|_| tag == b'Q');
-        if facts.names_ours && !named.any(|name| self.statements.find(name.as_bytes()).is_some()) {
+        if facts.names_ours {
             let what = "to name a statement that polypool has prepared".into();
             return Err(Refusal::NotPermitted { what });
         }
+        if facts.names_statements() && tag == b'Q' && self.exchange.is_unit_open() {
+            let what = "a statement by name while messages before it have no Sync".into();
+            return Err(Refusal::Unsupported { what });
+        }
+        self.room_for(facts)?;
         let alone = self.exchange.is_quiet() && self.pin().is_none();
         if facts.recalls_sequence && !facts.advances_sequence && alone {
             let what = "currval or lastval outside of the transaction that advanced the sequence";
@@ -296,12 +308,17 @@ impl Session {
             self.service.meters().pinned(reason);
         }
         let pinned = self.state.pinned.is_some();
+        self.note_names(facts);
         self.state.suspect |= facts.touches_session || pinned && facts.may_clean;
         self.state.defines |= facts.defines;
     }
 
     /// In the place of a message that the client may not send: one that fails.
     fn refuse_query(&mut self, frame: Frame, refused: &Refusal) -> Step {
+        self.replace_query(frame, refusal::error_bytes(refused))
+    }
+
+    fn replace_query(&mut self, frame: Frame, said: Box<[u8]>) -> Step {
         let Some(lease) = &mut self.lease else {
             return Step::Done;
         };
@@ -309,8 +326,8 @@ impl Session {
         let out = &mut lease.upstream.peer.out;
         self.client.inbound.skip(frame.bytes, out);
         wire::query(out, "!");
-        let said = Act::Replace(refusal::error_bytes(refused));
-        self.exchange.expect(Reply::Query, said, Undo::Nothing);
+        self.exchange
+            .expect(Reply::Query, Act::Replace(said), Undo::Nothing);
         Step::Done
     }
 
@@ -327,27 +344,6 @@ impl Session {
         }
         self.exchange
             .expect(Reply::Bind, Act::Replace(said), Undo::Nothing);
-        Step::Done
-    }
-
-    /// `DEALLOCATE name` of a statement that was prepared by protocol: by the name it has there.
-    fn deallocate(&mut self, frame: Frame, statement: &Arc<Statement>) -> Step {
-        self.load(statement);
-        let Some(lease) = &mut self.lease else {
-            return Step::Done;
-        };
-        let upstream = &mut lease.upstream;
-        let out = &mut upstream.peer.out;
-        self.client.inbound.skip(frame.bytes, out);
-        if self.exchange.is_unit_open() {
-            wire::data(out, b'S');
-            self.exchange
-                .expect(Reply::Sync, Act::Swallow, Undo::Nothing);
-        }
-        wire::query(out, &format!("DEALLOCATE \"{}\"", statement.name));
-        self.exchange
-            .expect(Reply::Query, Act::Forward, Undo::Nothing);
-        upstream.statements.doubt(statement.id);
         Step::Done
     }
 }

@@ -3,21 +3,27 @@
 
 use std::sync::Arc;
 
+use bytes::BytesMut;
+
 use super::{
     Run, Session, Stop,
+    names::Names,
     requests::{Step, malformed},
 };
 use crate::postgres::{
     exchange::{Act, Reply, Undo},
-    prepared::{NAME_PREFIX, Presence, Statement},
+    held::Presence,
+    prepared::{Form, NAME_PREFIX, Statement, upstream_name},
     refusal,
-    statement::scan,
+    statement::{Facts, scan},
     upstream::Upstream,
     wire::{self, Frame},
 };
 
 /// The head of a Bind that must be seen whole: two names.
 const NAMES_BYTES_MAX: usize = 64 * 1024;
+/// The name of a statement that is only tried.
+const TRIED: &[u8] = b"pp?tried";
 /// `ParseComplete` and `CloseComplete`.
 pub(super) const COMPLETIONS: [&[u8]; 2] = [PARSE_COMPLETE, CLOSE_COMPLETE];
 const PARSE_COMPLETE: &[u8] = b"1\0\0\0\x04";
@@ -40,24 +46,14 @@ impl Session {
         let parse = wire::parse(body).ok_or_else(|| malformed("invalid Parse message"))?;
         if parse.name.is_empty() {
             let facts = scan(parse.text);
-            if let Err(refused) = self.permit(&facts, b'P') {
-                return Ok(self.refuse_message(frame, refusal::error_bytes(&refused)));
-            }
-            let unit = self.exchange.unit();
-            let serial = self.statements.set_unnamed(parse.rest, facts, unit);
-            if let Some(lease) = &mut self.lease {
-                lease.upstream.unnamed = Some((self.seat.id(), serial));
-            }
-            let undo = Undo::Unnamed { serial, own: true };
-            self.exchange.expect(Reply::Parse, Act::Forward, undo);
-            return Ok(self.pass(frame));
+            return Ok(self.parse_unnamed(frame, facts));
         }
         let name: Box<[u8]> = parse.name.into();
         if !self.is_sure(&name, Absence::Usual) {
             return Ok(Step::Wait);
         }
         if self.statements.find(&name).is_some() {
-            return Ok(self.refuse_message(frame, refusal::duplicate_statement(&name)));
+            return Ok(self.parse_again(frame, &name));
         }
         if !self.has_room(parse.rest.len()) {
             let said = refusal::too_many_statements(self.service.settings.statements_max);
@@ -67,6 +63,11 @@ impl Session {
         let statement = self.tenancy.catalogue.find(dialect, parse.text, parse.rest);
         if let Err(refused) = self.permit(&statement.facts, b'P') {
             return Ok(self.refuse_message(frame, refusal::error_bytes(&refused)));
+        }
+        match self.settle_names(&statement.facts) {
+            Names::Ready => {}
+            Names::Wait => return Ok(Step::Wait),
+            Names::Refused(said) => return Ok(self.refuse_message(frame, said)),
         }
         let unit = self.exchange.unit();
         self.statements.insert(&name, Arc::clone(&statement), unit);
@@ -91,6 +92,57 @@ impl Session {
             self.exchange.begin_unit();
         }
         Ok(Step::Done)
+    }
+
+    fn parse_unnamed(&mut self, frame: Frame, facts: Facts) -> Step {
+        if facts.names_statements() && !self.exchange.is_first_unit() {
+            return Step::Wait;
+        }
+        if let Err(refused) = self.permit(&facts, b'P') {
+            return self.refuse_message(frame, refusal::error_bytes(&refused));
+        }
+        match self.settle_names(&facts) {
+            Names::Ready => {}
+            Names::Wait => return Step::Wait,
+            Names::Refused(said) => return self.refuse_message(frame, said),
+        }
+        let parse = frame
+            .body(self.client.inbound.unseen())
+            .and_then(wire::parse);
+        let rest = parse.map_or(&[0; 3][..], |parse| parse.rest);
+        // Skipped after an error, it leaves the one before as it was.
+        let open = self.exchange.is_unit_open();
+        let before = open.then(|| self.statements.take_unnamed()).flatten();
+        let unit = self.exchange.unit();
+        let serial = self.statements.set_unnamed(rest, facts, unit);
+        if let Some(lease) = &mut self.lease {
+            lease.upstream.unnamed = Some((self.seat.id(), serial));
+        }
+        let undo = Undo::Unnamed {
+            serial,
+            own: true,
+            before: before.map(Box::new),
+        };
+        self.exchange.expect(Reply::Parse, Act::Forward, undo);
+        self.pass(frame)
+    }
+
+    /// A Parse of a name that is taken: the server says so only once it has looked at the text.
+    fn parse_again(&mut self, frame: Frame, name: &[u8]) -> Step {
+        let unseen = self.client.inbound.unseen();
+        let parse = frame.body(unseen).and_then(wire::parse);
+        if let (Some(parse), Some(lease)) = (parse, &mut self.lease) {
+            let mut tried = BytesMut::new();
+            wire::parse_with_name(&mut tried, TRIED, parse.rest);
+            wire::close_statement(&mut tried, TRIED);
+            let out = &mut lease.upstream.peer.out;
+            self.client.inbound.settle(out);
+            out.extend_from_slice(&tried);
+            for reply in [Reply::Parse, Reply::Close] {
+                self.exchange.expect(reply, Act::Swallow, Undo::Nothing);
+            }
+        }
+        self.refuse_message(frame, refusal::duplicate_statement(name))
     }
 
     /// Whether the client may hold another statement.
@@ -123,41 +175,53 @@ impl Session {
             Presence::Absent => self.client.inbound.settle(&mut peer.out),
             Presence::Doubtful => {
                 self.client.inbound.settle(&mut peer.out);
-                wire::close_statement(&mut peer.out, &statement.name);
+                wire::close_statement(&mut peer.out, statement.name.as_bytes());
                 self.exchange
                     .expect(Reply::Close, Act::Swallow, Undo::Nothing);
             }
         }
         let max = self.service.settings.upstream_statements_max;
         if let Some(oldest) = statements.sent(statement.id, unit, max) {
-            wire::close_statement(&mut peer.out, &format!("{NAME_PREFIX}{oldest}"));
+            wire::close_statement(&mut peer.out, upstream_name(oldest).as_bytes());
             self.exchange
                 .expect(Reply::Close, Act::Swallow, Undo::Evict(oldest));
         }
-        wire::parse_with_name(&mut peer.out, &statement.name, &statement.rest);
+        wire::parse_with_name(&mut peer.out, statement.name.as_bytes(), &statement.rest);
         self.exchange
             .expect(Reply::Parse, Act::Swallow, Undo::Load(statement.id));
     }
 
     /// A Bind or Describe of the unnamed statement: makes sure that it is the client's own.
     fn use_unnamed(&mut self, frame: Frame, reply: Reply) -> Step {
-        let (Some(lease), Some(unnamed)) = (&mut self.lease, self.statements.unnamed()) else {
+        let Some(unnamed) = self.statements.unnamed() else {
             return self.refuse_run(frame, refusal::unknown_statement(b""));
         };
         // Where its Parse fails, the upstream may still have somebody else's.
         if !self.exchange.is_settled(unnamed.unit) {
             return Step::Wait;
         }
-        let upstream = &mut lease.upstream;
         let serial = unnamed.serial;
-        let mine = Some((self.seat.id(), serial));
         let facts = unnamed.facts.clone();
+        match self.settle_names(&facts) {
+            Names::Ready => {}
+            Names::Wait => return Step::Wait,
+            Names::Refused(said) => return self.refuse_run(frame, said),
+        }
+        let (Some(lease), Some(unnamed)) = (&mut self.lease, self.statements.unnamed()) else {
+            return Step::Done;
+        };
+        let upstream = &mut lease.upstream;
+        let mine = Some((self.seat.id(), serial));
         if upstream.unnamed != mine {
             self.client.inbound.settle(&mut upstream.peer.out);
-            wire::parse_with_name(&mut upstream.peer.out, "", &unnamed.rest);
+            wire::parse_with_name(&mut upstream.peer.out, b"", &unnamed.rest);
             upstream.unnamed = mine;
             self.statements.resend_unnamed(self.exchange.unit());
-            let undo = Undo::Unnamed { serial, own: false };
+            let undo = Undo::Unnamed {
+                serial,
+                own: false,
+                before: None,
+            };
             self.exchange.expect(Reply::Parse, Act::Swallow, undo);
         }
         self.note(&facts);
@@ -177,7 +241,8 @@ impl Session {
             };
         };
         if bind.statement.is_empty() {
-            return Ok(self.use_unnamed(frame, Reply::Bind));
+            let portal: Box<[u8]> = bind.portal.into();
+            return Ok(self.bind_unnamed(frame, &portal));
         }
         if !self.is_sure(bind.statement, Absence::Strange) {
             return Ok(Step::Wait);
@@ -187,15 +252,31 @@ impl Session {
             .bytes
             .checked_sub(head)
             .ok_or_else(|| malformed("invalid Bind message"))?;
-        let Some(statement) = self.statements.find(bind.statement).map(Arc::clone) else {
+        let found = self.statements.find_named(bind.statement);
+        let Some((name, statement)) = found.map(|(name, found)| (name.clone(), found.clone()))
+        else {
             if !bind.statement.starts_with(NAME_PREFIX.as_bytes()) {
                 // The upstream does not know it either, and says so as it should be said.
+                let name = bind.statement.into();
+                self.align_name(&name, &Act::Swallow);
                 return Ok(self.forward(frame, Reply::Bind));
             }
             let said = refusal::unknown_statement(bind.statement);
             return Ok(self.refuse_run(frame, said));
         };
         let portal = bind.portal.to_vec();
+        if statement.form == Form::Sql {
+            self.align_name(&name, &Act::Swallow);
+            self.open_portal(&portal, &Facts::default());
+            self.note(&statement.facts);
+            return Ok(self.forward(frame, Reply::Bind));
+        }
+        match self.settle_names(&statement.facts) {
+            Names::Ready => {}
+            Names::Wait => return Ok(Step::Wait),
+            Names::Refused(said) => return Ok(self.refuse_run(frame, said)),
+        }
+        self.open_portal(&portal, &statement.facts);
         self.load(&statement);
         self.note(&statement.facts);
         let Some(lease) = &mut self.lease else {
@@ -206,12 +287,25 @@ impl Session {
         wire::bind_with_name(out, &portal, &statement.name, tail)
             .ok_or_else(|| malformed("Bind message too long"))?;
         self.exchange
-            .expect(Reply::Bind, Act::Forward, Undo::Use(statement.id));
+            .expect(Reply::Bind, Act::Forward, Undo::Use(statement.id, name));
         self.request = Run {
             left: tail,
             dropped: false,
         };
         Ok(Step::Done)
+    }
+
+    fn bind_unnamed(&mut self, frame: Frame, portal: &[u8]) -> Step {
+        let step = self.use_unnamed(frame, Reply::Bind);
+        let matters = |facts: &Facts| facts.deeds.is_some() || facts.change.is_some();
+        let unnamed = self.statements.unnamed().map(|held| &held.facts);
+        // On the usual way, nothing is copied.
+        if matches!(step, Step::Done) && (!self.portals.is_empty() || unnamed.is_some_and(matters))
+        {
+            let facts = unnamed.cloned().unwrap_or_default();
+            self.open_portal(portal, &facts);
+        }
+        step
     }
 
     /// As [`Self::refuse_message`], for a message of which the rest may still be to come.
@@ -242,8 +336,10 @@ impl Session {
             if reply == Reply::Describe {
                 return Ok(self.use_unnamed(frame, reply));
             }
-            self.statements.forget_unnamed();
-            return Ok(self.forward(frame, reply));
+            let before = self.statements.take_unnamed().map(Box::new);
+            self.exchange
+                .expect(reply, Act::Forward, Undo::CloseUnnamed(before));
+            return Ok(self.pass(frame));
         }
         let name: Box<[u8]> = name.into();
         if !self.is_sure(&name, Absence::Strange) {
@@ -268,21 +364,33 @@ impl Session {
     }
 
     fn describe(&mut self, frame: Frame, name: &[u8]) -> Step {
-        let Some(statement) = self.statements.find(name).map(Arc::clone) else {
+        let found = self.statements.find_named(name);
+        let Some((name, statement)) = found.map(|(name, found)| (name.clone(), found.clone()))
+        else {
             if !name.starts_with(NAME_PREFIX.as_bytes()) {
+                self.align_name(&name.into(), &Act::Swallow);
                 return self.forward(frame, Reply::Describe);
             }
             return self.refuse_message(frame, refusal::unknown_statement(name));
         };
+        if statement.form == Form::Sql {
+            self.align_name(&name, &Act::Swallow);
+            return self.forward(frame, Reply::Describe);
+        }
+        match self.settle_names(&statement.facts) {
+            Names::Ready => {}
+            Names::Wait => return Step::Wait,
+            Names::Refused(said) => return self.refuse_message(frame, said),
+        }
         self.load(&statement);
         let Some(lease) = &mut self.lease else {
             return Step::Done;
         };
         let out = &mut lease.upstream.peer.out;
         self.client.inbound.skip(frame.bytes, out);
-        wire::named_message(out, b'D', &statement.name);
+        wire::named_message(out, b'D', statement.name.as_bytes());
         self.exchange
-            .expect(Reply::Describe, Act::Forward, Undo::Use(statement.id));
+            .expect(Reply::Describe, Act::Forward, Undo::Use(statement.id, name));
         Step::Done
     }
 }

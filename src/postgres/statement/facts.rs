@@ -1,6 +1,9 @@
 //! The rules: which words of which statements make it suspect.
 
 use super::{
+    block,
+    change::{self, Change},
+    deeds::{self, Deeds},
     plain,
     token::{Token, Tokens, Word},
 };
@@ -32,8 +35,12 @@ pub(crate) struct Facts {
     pub(crate) advances_sequence: bool,
     /// Only an administrator may do it: its name.
     pub(crate) admin_only: Option<&'static str>,
-    /// It is one `DEALLOCATE name` and nothing else.
-    pub(crate) deallocates: Option<String>,
+    /// What it does to statements that are prepared by SQL.
+    pub(crate) deeds: Option<Deeds>,
+    /// It is one plain change of a parameter and nothing else.
+    pub(crate) change: Option<Change>,
+    /// It looks at the list of prepared statements.
+    pub(crate) lists_statements: bool,
     /// It names a statement as we name them on upstreams.
     pub(crate) names_ours: bool,
     /// Parameters of extensions that it sets; the server does not list them, so their names are kept.
@@ -60,8 +67,17 @@ pub(super) fn scan_fully(text: &[u8]) -> Facts {
         scan.see(token);
     }
     scan.end_statement();
-    if scan.facts.several {
-        scan.facts.deallocates = None;
+    // What was only suspected by a word is read now.
+    if scan.facts.change.take().is_some() && !scan.facts.several {
+        scan.facts.change = change::read(text);
+    }
+    if scan.facts.deeds.take().is_some() {
+        match deeds::read(text) {
+            Some(deeds) if deeds.is_empty() => {}
+            Some(deeds) => scan.facts.deeds = Some(deeds),
+            // Asked for, it turns out what is there.
+            None => scan.facts.touches_session = true,
+        }
     }
     scan.facts
 }
@@ -108,7 +124,9 @@ impl Scan {
             Token::Text(_) if self.copy_target => {
                 self.facts.admin_only = Some("COPY with a file of the server");
             }
-            Token::Text(body) if self.leads(b"do") => self.see_block(body),
+            Token::Text(body) if self.leads(b"do") => {
+                self.facts.sticks = block::sticks(body).or(self.facts.sticks);
+            }
             Token::Sign(_) | Token::Text(_) => {}
             Token::Doubt => {
                 self.facts.touches_session = true;
@@ -147,6 +165,12 @@ impl Scan {
                     last,
                     b"create" | b"local" | b"global" | b"replace" | b"into" | b"or"
                 );
+            }
+            b"pg_prepared_statements" | b"pg_prepared_statement" => {
+                self.facts.lists_statements = true;
+            }
+            b"execute" if self.leads(b"explain") || self.leads(b"create") => {
+                self.facts.deeds = Some(Deeds::default());
             }
             b"hold" => self.facts.touches_session |= last == b"with",
             b"write" => self.facts.lifts_read_only |= last == b"read",
@@ -295,26 +319,6 @@ impl Scan {
         }
     }
 
-    /// Reads the body of a DO: whatever sets a parameter that the server does not list.
-    fn see_block(&mut self, body: &[u8]) {
-        let mut last = None;
-        for token in Tokens::of(body) {
-            let word = match token {
-                Token::Word(word) => Some(word),
-                Token::Sign(_) | Token::Text(_) | Token::Doubt => None,
-            };
-            let name = word.as_ref().map_or(&b""[..], Word::as_bytes);
-            let set = last
-                .as_ref()
-                .is_some_and(|last: &Word| last.as_bytes() == b"set");
-            if matches!(name, b"set_config" | b"execute" | b"setseed") || set && name == b"session"
-            {
-                self.facts.sticks = Some("do_block");
-            }
-            last = word;
-        }
-    }
-
     fn end_statement(&mut self) {
         self.target = None;
         if self.config.take().is_some() {
@@ -322,6 +326,11 @@ impl Scan {
         }
         let lead = std::mem::take(&mut self.lead);
         let word = |at: usize| lead.get(at).map_or(&b""[..], Word::as_bytes);
+        match word(0) {
+            b"set" | b"reset" | b"discard" => self.facts.change = Some(Change::ResetAll),
+            b"prepare" | b"execute" | b"deallocate" => self.facts.deeds = Some(Deeds::default()),
+            _ => {}
+        }
         let facts = &mut self.facts;
         self.fenced |= fence(facts, word(0), word(1));
         if let Some(what) = policy::admin_statement(word(0), word(1), word(2)) {
@@ -344,22 +353,11 @@ impl Scan {
                 facts.touches_session = true;
                 facts.may_clean = true;
             }
-            b"prepare" if word(1) != b"transaction" => facts.touches_session = true,
-            b"listen" | b"execute" => facts.touches_session = true,
+            b"listen" => facts.touches_session = true,
             b"load" => facts.sticks = Some("LOAD"),
-            b"deallocate" => {
-                let name = if word(1) == b"prepare" {
-                    word(2)
-                } else {
-                    word(1)
-                };
-                if name != b"all" {
-                    facts.deallocates = std::str::from_utf8(name).ok().map(str::to_owned);
-                }
-                facts.may_clean = true;
-            }
             b"insert" => facts.advances_sequence = true,
-            b"unlisten" | b"close" | b"commit" | b"end" | b"rollback" | b"abort" => {
+            b"deallocate" | b"unlisten" | b"close" | b"commit" | b"end" | b"rollback"
+            | b"abort" => {
                 facts.may_clean = true;
             }
             b"drop" | b"alter" => {

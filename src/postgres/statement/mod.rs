@@ -4,6 +4,9 @@
 //! itself (`settings`), so a false suspicion costs a question and a missed one is what tests hunt.
 //! Every extra room of `postgres` is explained in its `mod.rs`.
 
+mod block;
+mod change;
+mod deeds;
 mod facts;
 mod plain;
 mod token;
@@ -11,4 +14,6 @@ mod token;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use change::Change;
+pub(crate) use deeds::{Deed, Deeds};
 pub(crate) use facts::{Facts, scan};

@@ -26,7 +26,6 @@ fn statements_that_leave_state_are_suspect() {
         "declare c cursor with hold for select 1",
         "select pg_advisory_lock(1)",
         "select pg_try_advisory_lock_shared(1)",
-        "prepare p as select 1",
         "do $$ begin end $$",
         "call f()",
         "set session authorization bob",
@@ -48,6 +47,8 @@ fn statements_that_leave_none_are_not() {
         "select pg_advisory_xact_lock(1), pg_try_advisory_xact_lock(2)",
         "update t set a = $1 where b = $2",
         "prepare transaction 'x'",
+        "prepare p as select 1",
+        "execute p",
         "insert into t values ('it''s; set x = 1')",
         "select set_config from t",
         "declare c cursor for select 1",
@@ -142,17 +143,15 @@ fn local_configuration_leaves_nothing() {
 }
 
 #[test]
-fn a_single_deallocate_names_its_statement() {
+fn statements_by_name_are_told() {
     let facts = scan(b"DEALLOCATE pdo_stmt_00000001;");
-    assert_eq!(facts.deallocates.as_deref(), Some("pdo_stmt_00000001"));
-    assert!(!facts.several);
-    assert_eq!(
-        scan(b"deallocate prepare x").deallocates.as_deref(),
-        Some("x")
-    );
-    assert_eq!(scan(b"deallocate all").deallocates, None);
-    let two = scan(b"deallocate a; deallocate b");
-    assert_eq!((two.deallocates, two.several), (None, true));
+    assert_eq!(facts.deeds.unwrap().len(), 1);
+    assert!(!facts.several && !facts.touches_session);
+    assert!(scan(b"prepare p as select set_config('a.b', 'c', false)").touches_session);
+    assert!(scan(b"select name from pg_prepared_statements").lists_statements);
+    assert!(scan(b"deallocate all").deeds.is_none());
+    let unclear = format!("prepare {} as select 1", "x".repeat(64));
+    assert!(scan(unclear.as_bytes()).touches_session);
 }
 
 proptest::proptest! {

@@ -56,6 +56,17 @@ impl<'a> Tokens<'a> {
         Self { rest: text }
     }
 
+    /// How much of the text is left.
+    pub(super) fn left(&self) -> usize {
+        self.rest.len()
+    }
+
+    /// The same from the next token on.
+    pub(super) fn left_without_blank(&mut self) -> usize {
+        self.skip_blank();
+        self.rest.len()
+    }
+
     fn take(&mut self, count: usize) -> &'a [u8] {
         let (head, tail) = self
             .rest

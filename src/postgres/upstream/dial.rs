@@ -15,7 +15,7 @@ use crate::{
     },
     pool,
     postgres::{
-        cancel::CancelTarget, exchange::IDLE, flow::Peer, prepared::UpstreamStatements, refusal,
+        cancel::CancelTarget, exchange::IDLE, flow::Peer, held::UpstreamStatements, refusal,
         tenancy::Tenancies, wire,
     },
     tenant::{Target, Tenant, TlsMode},

@@ -13,7 +13,7 @@ pub(super) use dial::open;
 pub use dial::{Dialer, probe};
 
 use super::{
-    cancel::CancelTarget, exchange::IDLE, flow::Peer, prepared::UpstreamStatements, refusal,
+    cancel::CancelTarget, exchange::IDLE, flow::Peer, held::UpstreamStatements, refusal,
     settings::Parameters, wire,
 };
 use crate::pool;

@@ -108,9 +108,9 @@ pub(crate) fn query(out: &mut BytesMut, text: &str) {
 }
 
 /// A Parse of the given name; `rest` is text, terminator and types, as [`super::parse`] cuts them.
-pub(crate) fn parse_with_name(out: &mut BytesMut, name: &str, rest: &[u8]) {
+pub(crate) fn parse_with_name(out: &mut BytesMut, name: &[u8], rest: &[u8]) {
     tagged(out, b'P', |out| {
-        put_cstr(out, name.as_bytes());
+        put_cstr(out, name);
         out.put_slice(rest);
     });
 }
@@ -134,16 +134,41 @@ pub(crate) fn bind_with_name(
 }
 
 /// A Describe (`D`) or Close (`C`) of a statement.
-pub(crate) fn named_message(out: &mut BytesMut, tag: u8, name: &str) {
+pub(crate) fn named_message(out: &mut BytesMut, tag: u8, name: &[u8]) {
     tagged(out, tag, |out| {
         out.put_u8(b'S');
-        put_cstr(out, name.as_bytes());
+        put_cstr(out, name);
     });
 }
 
 /// A Close of a statement.
-pub(crate) fn close_statement(out: &mut BytesMut, name: &str) {
+pub(crate) fn close_statement(out: &mut BytesMut, name: &[u8]) {
     named_message(out, b'C', name);
+}
+
+/// A text run by the extended protocol, under a name for its statement and portal that is closed
+/// again: five messages, without a Sync. The text has no parameters.
+pub(crate) fn run_apart(out: &mut BytesMut, name: &[u8], text: &[u8]) {
+    tagged(out, b'P', |out| {
+        put_cstr(out, name);
+        put_cstr(out, text);
+        out.put_u16(0);
+    });
+    tagged(out, b'B', |out| {
+        put_cstr(out, name);
+        put_cstr(out, name);
+        out.put_slice(&[0; 6]);
+    });
+    tagged(out, b'E', |out| {
+        put_cstr(out, name);
+        out.put_u32(0);
+    });
+    for kind in [b'P', b'S'] {
+        tagged(out, b'C', |out| {
+            out.put_u8(kind);
+            put_cstr(out, name);
+        });
+    }
 }
 
 /// A start-up message of version 3.0.

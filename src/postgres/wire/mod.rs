@@ -16,6 +16,6 @@ pub(crate) use frame::{Frame, HEADER_BYTES, backend_head, frontend_head};
 pub(crate) use make::{
     authentication, authentication_ok, backend_key, bind_with_name, cancel_request,
     close_statement, data, error_response, named_message, negotiate_minor, parameter_status,
-    parse_with_name, password, query, ready, sasl_initial, startup_message, tagged,
+    parse_with_name, password, query, ready, run_apart, sasl_initial, startup_message, tagged,
 };
 pub(crate) use startup::{SSL_REQUEST, Startup, StartupParameters, read as read_startup};

@@ -1,0 +1,54 @@
+//! Plain changes of parameters: followed by their text, without asking the upstream afterwards.
+//!
+//! What a client resets goes back to what it began with, which the upstream does not know: so a text
+//! of ours puts it right before anything else can see it.
+
+use super::{Session, requests::Step};
+use crate::postgres::{
+    exchange::{Act, Reply, Undo},
+    statement::{Change, Facts},
+    wire::{self, Frame},
+};
+
+impl Session {
+    /// A simple query that is one plain change of a parameter.
+    pub(super) fn change(&mut self, frame: Frame, facts: &Facts, change: &Change) -> Step {
+        // In a transaction it may be taken back, and after a suspect unit all is asked for anyway.
+        let followed = self.exchange.is_unused() && !self.state.suspect;
+        let undo = match change {
+            Change::Set(name, value) => Some((name, Some(value.clone()))),
+            Change::Reset(name) => Some((name, self.startup.find(name).map(str::to_owned))),
+            Change::ResetLocal(_) | Change::ResetAll => None,
+        };
+        let undo = if let Some((name, value)) = undo.filter(|_| followed) {
+            self.state.unlisted.extend(facts.parameters.iter().cloned());
+            Undo::Set(Box::new((name.clone(), value)), false)
+        } else {
+            self.note(facts);
+            Undo::Nothing
+        };
+        let Some(text) = self.restoring(change) else {
+            self.exchange.expect(Reply::Query, Act::Forward, undo);
+            return self.pass(frame);
+        };
+        self.exchange.expect(Reply::Query, Act::Hold, Undo::Nothing);
+        self.client.inbound.pass(frame.bytes);
+        if let Some(lease) = &mut self.lease {
+            let out = &mut lease.upstream.peer.out;
+            self.client.inbound.settle(out);
+            wire::query(out, &text);
+            self.exchange.expect(Reply::Query, Act::Restore, undo);
+        }
+        Step::Done
+    }
+
+    /// The text that must follow a reset, if the client began with other values than the upstream.
+    pub(super) fn restoring(&self, change: &Change) -> Option<String> {
+        match change {
+            Change::Set(..) => None,
+            Change::Reset(name) => self.startup.setting(|known| known == name, false),
+            Change::ResetLocal(name) => self.startup.setting(|known| known == name, true),
+            Change::ResetAll => self.startup.setting(|_| true, false),
+        }
+    }
+}
