@@ -1,0 +1,180 @@
+//! A gateway in front of the test server, in this process.
+
+use std::{sync::Arc, time::Duration};
+
+use polypool::{
+    crypto::{Keyring, Secret},
+    net::{Listener, Stream, tls::ClientTls},
+    pool,
+    postgres::{Parts, Service, Settings},
+    registry::{
+        Actor, Edit, LimitDefaults, NewCredential, NewDatabase, NewProject, Passphrases, Registry,
+        Scope, Traits, Vault,
+    },
+    session::{Admission, Board},
+    shutdown::Shutdown,
+    tenant::{Role, Target},
+};
+
+use crate::wire::{Account, Client};
+
+/// The server's URL for the user `app`; says so and is `None` where there is no server.
+pub(crate) fn server_url() -> Option<String> {
+    let url = std::env::var("POLYPOOL_TEST_POSTGRES_URL").ok();
+    if url.is_none() {
+        println!("POLYPOOL_TEST_POSTGRES_URL is not set: nothing tested");
+    }
+    url
+}
+
+/// The same for the superuser.
+pub(crate) fn superuser_url() -> String {
+    std::env::var("POLYPOOL_TEST_POSTGRES_SUPERUSER_URL").unwrap()
+}
+
+/// The account that a URL is of, in a database.
+pub(crate) fn account(url: &str, database: &str) -> Account {
+    let target = Target::parse(url).unwrap();
+    let endpoint = target.endpoint().unwrap();
+    Account {
+        address: format!("{}:{}", endpoint.host, endpoint.port),
+        user: target.user.clone().unwrap(),
+        password: Secret::from(target.password.as_ref().unwrap().expose().to_owned()),
+        database: database.into(),
+    }
+}
+
+pub(crate) struct Gateway {
+    pub(crate) app: Account,
+    pub(crate) service: Arc<Service>,
+    _folder: tempfile::TempDir,
+}
+
+impl Gateway {
+    /// A gateway with so many upstreams to a database of the server's.
+    pub(crate) async fn start(url: &str, database: &str, upstreams: u32) -> Self {
+        let mut url = url::Url::parse(url).unwrap();
+        url.set_path(database);
+        let folder = tempfile::tempdir().unwrap();
+        let settings = polypool::registry::Settings {
+            data_dir: folder.path().to_owned(),
+            ..Default::default()
+        };
+        let (keyring, _) = Keyring::load_or_create(&folder.path().join("keys")).unwrap();
+        let vault = Vault::new(keyring, Passphrases::default(), false);
+        let registry = Registry::open(&settings, vault, LimitDefaults::default())
+            .await
+            .unwrap();
+        let actor = Actor::local();
+        let new = NewDatabase {
+            project: NewProject {
+                project_ref: "demo".into(),
+                name: None,
+                organization: None,
+            },
+            name: Some("main".into()),
+            kind: None,
+            connection_string: Secret::from(String::from(url)),
+            slug: Some("main".into()),
+            traits: Traits {
+                max_upstream: Edit::To(upstreams),
+                ..Traits::default()
+            },
+        };
+        registry.register(new, &actor).await.unwrap();
+        let new = NewCredential {
+            scope: Scope::Project("demo".into()),
+            user: "app".into(),
+            role: Role::Admin,
+            expires_at: None,
+        };
+        let password = registry.issue(new, &actor).await.unwrap().password;
+        let shutdown = Shutdown::new();
+        let service = Service::new(Parts {
+            settings: Settings::default(),
+            pool: pool::Settings::default(),
+            budget: pool::Budget::new(20),
+            admission: Admission::new(Arc::new(registry), Board::new()).unwrap(),
+            shutdown: shutdown.clone(),
+            client_tls: ClientTls::new(None).unwrap(),
+            server_tls: None,
+        });
+        let listener = Listener::bind(([127, 0, 0, 1], 0).into(), 100).unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let serving = Arc::clone(&service);
+        let serve = move |stream: Stream| Arc::clone(&serving).serve(stream);
+        shutdown.spawn(
+            "listener",
+            listener.run(shutdown.clone(), "session", serve, |_| async {}),
+        );
+        let app = Account {
+            address,
+            user: "app.main".into(),
+            password,
+            database: database.into(),
+        };
+        Self {
+            app,
+            service,
+            _folder: folder,
+        }
+    }
+
+    pub(crate) async fn client(&self) -> Client {
+        Client::log_in(&self.app, &[]).await.unwrap()
+    }
+
+    /// Waits until no upstream is in use.
+    pub(crate) async fn settle(&self) {
+        for _ in 0..100 {
+            let busy = |stats: &pool::PoolStats| stats.leased + stats.resetting + stats.dialing > 0;
+            if !self.service.fleet().snapshot().iter().any(busy) {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        panic!("an upstream is still in use");
+    }
+}
+
+/// A database of its own, dropped at the end.
+pub(crate) struct Database {
+    pub(crate) name: String,
+}
+
+impl Database {
+    pub(crate) async fn create(name: String) -> Self {
+        let mut superuser = superuser().await;
+        superuser
+            .must(&format!("drop database if exists {name} with (force)"))
+            .await;
+        superuser
+            .must(&format!("create database {name} owner app"))
+            .await;
+        Self { name }
+    }
+
+    pub(crate) async fn drop(self) {
+        let text = format!("drop database {} with (force)", self.name);
+        superuser().await.must(&text).await;
+    }
+}
+
+/// The server's superuser, past the gateway.
+pub(crate) async fn superuser() -> Client {
+    let account = account(&superuser_url(), "postgres");
+    Client::log_in(&account, &[]).await.unwrap()
+}
+
+/// Roles that the user `app` may take.
+pub(crate) async fn roles() {
+    let mut superuser = superuser().await;
+    for role in ["diff_one", "diff_two"] {
+        let text = format!(
+            "do $$ begin create role {role}; exception when duplicate_object or unique_violation \
+             then end $$; grant {role} to app"
+        );
+        // Two tests may do so at once.
+        while superuser.query(&text).await.0.contains("XX000") {}
+    }
+}

@@ -1,0 +1,232 @@
+//! A client that is gone in the middle of something leaves nothing behind.
+
+use std::time::Duration;
+
+use tokio::io::AsyncWriteExt;
+
+use crate::{
+    gateway::{Database, Gateway, server_url},
+    wire::{Client, bind, execute, flush, message, parse, query},
+};
+
+/// What a client has sent and read when it is killed.
+enum Step {
+    Send(Vec<u8>),
+    /// Reads until a message of this type.
+    Until(u8),
+}
+
+#[expect(clippy::too_many_lines, reason = "a list")]
+fn states() -> Vec<(&'static str, Vec<Step>)> {
+    use Step::{Send, Until};
+    let begun = |text: &str| {
+        vec![
+            Send(query(
+                "begin; set local work_mem = '9MB'; select pg_advisory_xact_lock(1)",
+            )),
+            Until(b'Z'),
+            Send(query(text)),
+        ]
+    };
+    let with = |mut steps: Vec<Step>, more: Vec<Step>| {
+        steps.extend(more);
+        steps
+    };
+    let half = |message: Vec<u8>| Send(message[..message.len() - 3].to_vec());
+    let suspended = [
+        parse("", "select generate_series(1, 100)"),
+        bind("p", "", &[]),
+        execute("p", 2),
+        flush(),
+    ];
+    let large = [
+        query("select pg_sleep(60)"),
+        query("select 1").repeat(20_000),
+    ];
+    vec![
+        ("idle", vec![]),
+        (
+            "mid simple query",
+            vec![half(query("set work_mem = '9MB'"))],
+        ),
+        (
+            "mid simple query in a transaction",
+            with(
+                begun("select 1"),
+                vec![Until(b'Z'), half(query("select 2"))],
+            ),
+        ),
+        ("running", with(begun("select pg_sleep(60)"), vec![])),
+        ("mid parse", vec![half(parse("a", "select 1"))]),
+        (
+            "mid bind",
+            vec![Send(parse("a", "select 1")), half(bind("", "a", &[]))],
+        ),
+        (
+            "mid execute",
+            vec![
+                Send([parse("a", "set work_mem = '9MB'"), bind("", "a", &[])].concat()),
+                half(execute("", 0)),
+            ],
+        ),
+        (
+            "mid bind of a large value",
+            vec![
+                Send(parse("a", "select $1::text")),
+                half(bind("", "a", &[&"x".repeat(100_000)])),
+            ],
+        ),
+        (
+            "between Flush and Sync",
+            vec![
+                Send(
+                    [
+                        parse("", "set work_mem = '9MB'"),
+                        bind("", "", &[]),
+                        execute("", 0),
+                        flush(),
+                    ]
+                    .concat(),
+                ),
+                Until(b'C'),
+            ],
+        ),
+        (
+            "in a transaction",
+            with(begun("set work_mem = '8MB'"), vec![Until(b'Z')]),
+        ),
+        (
+            "in a failed transaction",
+            with(begun("selec"), vec![Until(b'Z')]),
+        ),
+        (
+            "copying in",
+            vec![
+                Send(query("copy kept from stdin")),
+                Until(b'G'),
+                Send(message(b'd', b"1\n2\n")),
+            ],
+        ),
+        (
+            "mid copy data",
+            vec![
+                Send(query("copy kept from stdin")),
+                Until(b'G'),
+                half(message(b'd', b"1\n2\n")),
+            ],
+        ),
+        (
+            "copying out",
+            vec![
+                Send(query(
+                    "copy (select repeat('x', 1000) from generate_series(1, 1000000)) to stdout",
+                )),
+                Until(b'd'),
+            ],
+        ),
+        (
+            "a portal suspended",
+            vec![Send(suspended.concat()), Until(b's')],
+        ),
+        (
+            "pinned by a temporary table",
+            vec![Send(query("create temp table t as select 1")), Until(b'Z')],
+        ),
+        (
+            "pinned by a lock",
+            vec![Send(query("select pg_advisory_lock(1)")), Until(b'Z')],
+        ),
+        (
+            "listening",
+            vec![Send(query("listen somewhere")), Until(b'Z')],
+        ),
+        (
+            "pinned by a cursor",
+            vec![
+                Send(query("declare c cursor with hold for select 1")),
+                Until(b'Z'),
+            ],
+        ),
+        (
+            "with a role",
+            vec![Send(query("set role diff_one")), Until(b'Z')],
+        ),
+        (
+            "with parameters",
+            vec![Send(query("set work_mem = '9MB'")), Until(b'Z')],
+        ),
+        (
+            "much unread behind a running query",
+            vec![Send(large.concat())],
+        ),
+    ]
+}
+
+#[tokio::test]
+async fn a_client_killed_at_any_moment_leaves_nothing() {
+    let Some(url) = server_url() else {
+        return;
+    };
+    crate::gateway::roles().await;
+    let database = Database::create(format!("killed_{}", std::process::id())).await;
+    let gateway = Gateway::start(&url, &database.name, 1).await;
+    let mut other = gateway.client().await;
+    other.must("create table kept (a int)").await;
+    for (state, steps) in states() {
+        let mut client = gateway.client().await;
+        for step in steps {
+            match step {
+                // What nobody reads is not waited for.
+                Step::Send(bytes) => {
+                    let write = client.socket.write_all(&bytes);
+                    drop(tokio::time::timeout(Duration::from_millis(300), write).await);
+                }
+                Step::Until(tag) => while client.read().await.tag != tag {},
+            }
+        }
+        drop(client);
+        nothing_is_left(&gateway, &mut other, state).await;
+    }
+    let at = gateway.app.address.clone();
+    let startup = message(b'x', &196_608_u32.to_be_bytes())[1..].to_vec();
+    for (state, bytes) in [("mid start-up", &startup[..6]), ("before start-up", &[])] {
+        let mut socket = tokio::net::TcpStream::connect(&at).await.unwrap();
+        socket.write_all(bytes).await.unwrap();
+        drop(socket);
+        nothing_is_left(&gateway, &mut other, state).await;
+    }
+    killed_in_line(&gateway, &mut other).await;
+    drop(gateway);
+    database.drop().await;
+}
+
+/// One client has the only upstream; another waits for it, and is killed.
+async fn killed_in_line(gateway: &Gateway, other: &mut Client) {
+    let (mut first, mut second) = (gateway.client().await, gateway.client().await);
+    first.must("begin").await;
+    second.send(&query("insert into kept values (99)")).await;
+    let waiting = || gateway.service.fleet().snapshot()[0].waiting;
+    while waiting() == 0 {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    drop(second);
+    while waiting() > 0 {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    first.must("commit").await;
+    nothing_is_left(gateway, other, "waiting in line").await;
+}
+
+async fn nothing_is_left(gateway: &Gateway, other: &mut Client, state: &str) {
+    gateway.settle().await;
+    let left = "select 'setting ' || name from pg_settings where source = 'session' \
+        union all select 'lock' from pg_locks where locktype = 'advisory' and pid = pg_backend_pid() \
+        union all select 'transaction' from pg_stat_activity where datname = current_database() \
+            and pid <> pg_backend_pid() and xact_start is not null \
+        union all select 'temporary' from pg_class where relpersistence = 't' \
+        union all select 'channel' from pg_listening_channels() \
+        union all select 'cursor' from pg_cursors where name = 'c' \
+        union all select 'role' where current_user <> session_user \
+        union all select 'row' from kept";
+    assert_eq!(other.must(left).await, [""; 0], "{state}");
+}

@@ -1,0 +1,24 @@
+//! The PostgreSQL side against the truth: what two clients see through a pool of two upstreams, and
+//! what they see on two direct connections. `sessions` has the cases that this has found, and the
+//! rows of the README's table.
+//!
+//! Reads `POLYPOOL_TEST_POSTGRES_URL` and `…_SUPERUSER_URL`; without them, says so and passes.
+//! `POLYPOOL_DIFFERENTIAL_SEED` replays one run, `POLYPOOL_DIFFERENTIAL_OPERATIONS` makes it longer.
+#![expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::format_push_string,
+    clippy::print_stdout,
+    clippy::format_collect,
+    clippy::panic,
+    clippy::disallowed_methods,
+    clippy::expect_used,
+    reason = "a test may stop here"
+)]
+
+mod differential;
+mod gateway;
+mod killed;
+mod operations;
+mod sessions;
+mod wire;
