@@ -717,7 +717,7 @@ async fn upstream_that_is_down_is_told_as_such() {
 
 /// Opens a cursor that waits for data on a capped collection; its id.
 async fn open_tail(wire: &mut Wire, session: &bson::Bson) -> i64 {
-    let find = bson::RawDocumentBuf::try_from(&doc! {
+    let find = RawDocumentBuf::try_from(&doc! {
         "find": "tailed", "tailable": true, "awaitData": true, "lsid": session.clone(), "$db": "app",
     });
     let opened = wire.ask(&find.unwrap()).await;
