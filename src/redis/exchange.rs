@@ -6,10 +6,11 @@
 use std::{
     io,
     pin::{Pin, pin},
+    sync::Arc,
     task::{Context, Poll},
 };
 
-use bytes::{Buf, Bytes};
+use bytes::{Buf, Bytes, BytesMut};
 use thiserror::Error;
 use tokio::{
     io::{AsyncReadExt, AsyncWrite},
@@ -18,7 +19,9 @@ use tokio::{
 use tokio_util::sync::WaitForCancellationFutureOwned;
 
 use super::{
+    cluster::Cluster,
     outbox::Outbox,
+    refusal::{self, Plain},
     upstream::Dialer,
     wire::{ReplyFault, Scanner},
 };
@@ -34,6 +37,8 @@ const PIECE_BYTES: usize = 64 * 1024;
 /// An upstream that one client has for itself.
 pub(super) struct Exchange {
     lease: Lease<Dialer>,
+    /// Who has to be told where slots have moved to.
+    cluster: Option<Arc<Cluster>>,
     /// The right to hold a lease for long; the pool keeps the rest for everybody.
     _permit: OwnedSemaphorePermit,
     scanner: Scanner,
@@ -68,11 +73,16 @@ pub(super) enum ExchangeFault {
 }
 
 impl Exchange {
-    pub(super) fn new(lease: Lease<Dialer>, permit: OwnedSemaphorePermit) -> Self {
+    pub(super) fn new(
+        lease: Lease<Dialer>,
+        permit: OwnedSemaphorePermit,
+        cluster: Option<Arc<Cluster>>,
+    ) -> Self {
         let reign = lease.upstream.reign.as_ref();
         Self {
             deposed: reign.map(|reign| Box::pin(reign.over())),
             lease,
+            cluster,
             _permit: permit,
             scanner: Scanner::default(),
             outgoing: Bytes::new(),
@@ -185,7 +195,19 @@ impl Exchange {
             if frame.kind == b'>' {
                 continue;
             }
-            hand_on(&reply, true);
+            let is_moving = frame.kind == b'-'
+                && self
+                    .cluster
+                    .as_ref()
+                    .is_some_and(|nodes| nodes.note_redirect(&reply));
+            if is_moving {
+                // The client knows of no nodes, and has to be told something that it can act on.
+                let mut error = BytesMut::new();
+                refusal::plain(&mut error, Plain::SlotMoving);
+                hand_on(&error, true);
+            } else {
+                hand_on(&reply, true);
+            }
             self.kind = frame.kind;
             self.is_cut = false;
             self.left -= 1;

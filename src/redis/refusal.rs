@@ -7,6 +7,9 @@ use crate::fault::{Effect, Refusal};
 /// How much of an unknown command's arguments is echoed, as the server bounds it.
 const ECHO_BYTES_MAX: usize = 128;
 
+/// How much of a server's error is repeated in one of ours.
+const ERROR_BYTES_MAX: usize = 512;
+
 /// Errors that need no argument.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Plain {
@@ -38,6 +41,16 @@ pub(super) enum Plain {
     NoCluster,
     /// `CLIENT KILL` of an address that nobody has.
     NoSuchClient,
+    /// Keys of several slots in a command that cannot be split.
+    CrossSlot,
+    /// No node of the cluster has the slot.
+    SlotUnserved,
+    /// The slot is moving, and was not found in time.
+    SlotMoving,
+    /// A cluster has one database.
+    SelectInCluster,
+    /// A node has too much to do.
+    Crowded,
     /// A login as somebody else while subscribed, watching or in a transaction.
     LoginBusy,
 }
@@ -65,6 +78,13 @@ impl Plain {
             Self::ExecAbort => "EXECABORT Transaction discarded because of previous errors.",
             Self::NoCluster => "ERR This instance has cluster support disabled",
             Self::NoSuchClient => "ERR No such client",
+            Self::CrossSlot => "CROSSSLOT Keys in request don't hash to the same slot",
+            Self::SlotUnserved => "CLUSTERDOWN Hash slot not served",
+            Self::SlotMoving => {
+                "TRYAGAIN the slot of this key is moving to another node, command not executed"
+            }
+            Self::SelectInCluster => "ERR SELECT is not allowed in cluster mode",
+            Self::Crowded => "ERR too much waits for this node, command not sent",
             Self::LoginBusy => {
                 "ERR another login is not possible while subscribed, watching or in a transaction"
             }
@@ -205,6 +225,27 @@ pub(super) fn subscribed(out: &mut BytesMut, name: &str) {
             "ERR Can't execute '{name}': only (P|S)SUBSCRIBE / (P|S)UNSUBSCRIBE / PING / QUIT / \
              RESET are allowed in this context"
         ),
+    );
+}
+
+/// Appends that a command that was split for several slots was carried out in part.
+pub(super) fn partial(out: &mut BytesMut, name: &str, of: (usize, usize), first: &[u8]) {
+    let first = shown(first.strip_prefix(b"-").unwrap_or(first), ERROR_BYTES_MAX);
+    let (failed, parts) = of;
+    line(
+        out,
+        &format!(
+            "ERR {failed} of {parts} parts of {name} failed, the others were carried out: {}",
+            first.trim_end()
+        ),
+    );
+}
+
+/// Appends that the replies of several nodes make no whole.
+pub(super) fn unmergeable(out: &mut BytesMut, name: &str) {
+    line(
+        out,
+        &format!("ERR the nodes of the cluster answered {name} in ways that do not fit together"),
     );
 }
 

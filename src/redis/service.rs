@@ -59,6 +59,7 @@ pub struct Service {
     shutdown: Shutdown,
     server_tls: Option<ServerTls>,
     commands: Commands,
+    dialer: Dialer,
     fleet: Fleet<Dialer>,
     stations: Mutex<HashMap<TenantId, Arc<Station>>>,
 }
@@ -75,11 +76,12 @@ impl Service {
             commands: Commands::load()?,
             fleet: Fleet::new(
                 Protocol::Redis,
-                dialer,
+                dialer.clone(),
                 parts.pool,
                 parts.budget,
                 parts.shutdown.clone(),
             ),
+            dialer,
             settings: parts.settings,
             admission: parts.admission,
             shutdown: parts.shutdown,
@@ -170,13 +172,14 @@ impl Service {
             return Arc::clone(found);
         }
         // Stations without clients and trunks are forgotten when another comes.
-        stations.retain(|_, one| Arc::strong_count(one) > 1 || one.trunks().count() > 0);
+        stations.retain(|_, one| Arc::strong_count(one) > 1 || one.has_trunks());
         let pool = self.fleet.pool(tenant);
         let station = Arc::new(Station::new(
             pool,
             tenant,
             &self.settings,
             self.shutdown.clone(),
+            self.dialer.clone(),
         ));
         stations.insert(tenant.id, Arc::clone(&station));
         station

@@ -8,6 +8,7 @@ use std::sync::{
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::{
+    cluster::Cluster,
     exchange::Exchange,
     settings::Settings,
     subscriptions::Hub,
@@ -25,11 +26,17 @@ use crate::{
 /// What `HELLO` says of a server that cannot be asked: the first version that knows `HELLO`.
 const SERVER_UNKNOWN: &str = "6.0.0";
 
+/// Upstreams that are kept back for the trunks of a cluster: one for each of so many masters. With more
+/// masters, those that hold leases share what is left.
+const CLUSTER_TRUNKS: usize = 5;
+
 /// One tenant, as its sessions use it.
 pub(super) struct Station {
     pool: Arc<Pool<Dialer>>,
     trunks: Trunks,
     hub: Arc<Hub>,
+    /// The nodes, if the database is a cluster.
+    cluster: Option<Arc<Cluster>>,
     /// Bounds leases that are held for long, so that trunks always have a place. Fair.
     pins: Arc<Semaphore>,
     /// The database of the connection URL.
@@ -46,16 +53,27 @@ impl Station {
         tenant: &Tenant,
         settings: &Settings,
         shutdown: Shutdown,
+        dialer: Dialer,
     ) -> Self {
+        let cluster = tenant.target.scheme.ends_with("+cluster").then(|| {
+            let (pool, shutdown) = (Arc::clone(&pool), shutdown.clone());
+            Cluster::new(pool, dialer, settings, shutdown)
+        });
         let max = tenant.limits.upstream_max;
         let trunks_max = settings.trunks_max.min(max.saturating_sub(1)).max(1);
+        let trunks = if cluster.is_some() {
+            CLUSTER_TRUNKS
+        } else {
+            trunks_max
+        };
         // One more is for the subscriptions.
-        let pins = max.saturating_sub(trunks_max + 1).max(1);
+        let pins = max.saturating_sub(trunks + 1).max(1);
         let home = database_of(&tenant.target).unwrap_or(0);
         Self {
             trunks: Trunks::new(Arc::clone(&pool), shutdown.clone(), settings, trunks_max),
             hub: Hub::new(Arc::clone(&pool), shutdown),
             pool,
+            cluster,
             pins: Arc::new(Semaphore::new(pins)),
             home,
             highest: AtomicU32::new(home),
@@ -78,6 +96,15 @@ impl Station {
 
     pub(super) fn hub(&self) -> &Arc<Hub> {
         &self.hub
+    }
+
+    pub(super) fn cluster(&self) -> Option<&Arc<Cluster>> {
+        self.cluster.as_ref()
+    }
+
+    /// Whether it has upstreams that clients share.
+    pub(super) fn has_trunks(&self) -> bool {
+        self.trunks.count() > 0 || self.cluster.as_ref().is_some_and(|nodes| nodes.count() > 0)
     }
 
     /// The database that a client starts with.
@@ -104,16 +131,20 @@ impl Station {
             .map_err(|_| Refusal::Draining)
     }
 
-    /// An upstream for one client, in its version and on its database.
+    /// An upstream for one client, in its version and on its database; in a cluster, to the node of a
+    /// slot.
     pub(super) async fn lease(
         &self,
         permit: OwnedSemaphorePermit,
-        version: Version,
-        database: u32,
+        (version, database): (Version, u32),
+        slot: Option<u16>,
     ) -> Result<Exchange, Refusal> {
-        let mut lease = self.pool.lease().await.map_err(|error| error.refusal())?;
+        let mut lease = match &self.cluster {
+            Some(cluster) => cluster.lease(slot).await?,
+            None => self.pool.lease().await.map_err(|error| error.refusal())?,
+        };
         match lease.upstream.prepare(version, database).await {
-            Ok(()) => Ok(Exchange::new(lease, permit)),
+            Ok(()) => Ok(Exchange::new(lease, permit, self.cluster.clone())),
             Err(fault) => {
                 lease.give_back(Residue::Broken(CloseReason::Dirty));
                 Err(Refusal::UpstreamDown {
@@ -125,6 +156,17 @@ impl Station {
 
     /// The server's version, learned when the client's trunk is opened.
     pub(super) async fn server(&self, version: Version, database: u32) -> Arc<str> {
+        if let Some(cluster) = &self.cluster {
+            if let Err(refusal) = cluster.known().await {
+                tracing::debug!(%refusal, "version of the servers unknown");
+            }
+            let server = cluster.server();
+            return if server.is_empty() {
+                Arc::from(SERVER_UNKNOWN)
+            } else {
+                server
+            };
+        }
         if let Some(known) = self.trunks.server() {
             return known;
         }

@@ -8,6 +8,7 @@ use bytes::{Buf, Bytes, BytesMut};
 use super::{Next, Replies, Session, exclusive::Job};
 use crate::{
     redis::{
+        cluster,
         commands::{Class, Command, Lookup},
         policy::{self, Verdict},
         refusal::{self, Plain},
@@ -111,6 +112,7 @@ impl Session {
             return false;
         };
         if self.held.is_some()
+            || self.is_routed()
             || self.is_modal()
             || self.replies != Replies::On
             || !self.decoder.is_canonical()
@@ -232,6 +234,9 @@ impl Session {
         {
             return self.decline(request, |out| refusal::subscribed(out, &command.name));
         }
+        if self.queue.is_some() {
+            return self.dispatch_queued(request, command);
+        }
         if self.held.is_some() {
             return self.dispatch_held(request, command);
         }
@@ -258,7 +263,11 @@ impl Session {
             self.input.clear();
             return Err(Next::End(SessionEnd::Malformed));
         }
-        if !policy::may_send_unknown(role) || request.name().is_empty() || self.held.is_some() {
+        if !policy::may_send_unknown(role)
+            || request.name().is_empty()
+            || self.held.is_some()
+            || self.queue.is_some()
+        {
             return self.decline(request, unknown);
         }
         self.exclusively(request, Job::Alone(request.encoded()))
@@ -285,6 +294,12 @@ impl Session {
 
     /// Sends one command over the trunk.
     pub(super) fn share(&mut self, request: &Request) -> Result<usize, Next> {
+        if self.queue.is_some() {
+            return self.append_queued(request);
+        }
+        if self.is_routed() {
+            return self.route(request);
+        }
         let fate = if self.is_silent() {
             Fate::Drop
         } else {
@@ -302,6 +317,9 @@ impl Session {
         write: impl FnOnce(&mut BytesMut),
     ) -> Result<usize, Next> {
         self.answer(|out, _| write(out))?;
+        if let Some(queue) = &mut self.queue {
+            queue.spoil();
+        }
         if let Some(held) = &mut self.held {
             held.is_dirty |= held.in_multi;
         }
@@ -314,6 +332,9 @@ impl Session {
             return Err(Next::Settled(0));
         }
         self.input.advance(request.bytes);
+        if self.held.is_none() {
+            self.slot = cluster::slot_of(&request.words);
+        }
         Err(Next::Exclusive(job))
     }
 

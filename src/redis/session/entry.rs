@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::{Control, Member, Over, Session, clients};
 use crate::{
     redis::{
+        cluster::Route,
         login::{Caller, Credentials, Hello},
         refusal::{self, Plain},
         service::Service,
@@ -106,6 +107,10 @@ impl Session {
         let station = self.service.station(&admitted.tenant);
         self.database = station.home();
         self.trunk = None;
+        self.route = station.cluster().map(|cluster| {
+            let bytes_max = self.service.settings().output_bytes_max;
+            Route::new(Arc::clone(cluster), Arc::clone(&self.outbox), bytes_max)
+        });
         let (shutdown, end) = (self.service.shutdown().clone(), admitted.seat.end_token());
         self.control = Seldom::new(async move {
             tokio::select! {

@@ -249,7 +249,7 @@ impl Session {
         let (version, database) = (self.version, self.database);
         let leased = match self.attended(wait, station.turn()).await? {
             Ok(permit) => {
-                let lease = station.lease(permit, version, database);
+                let lease = station.lease(permit, (version, database), self.slot);
                 self.attended(Wait::Brief, lease).await?
             }
             Err(refusal) => Err(refusal),

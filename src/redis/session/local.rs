@@ -79,6 +79,9 @@ impl Session {
             }
             return Ok(request.bytes);
         }
+        if self.is_routed() {
+            return self.decline(request, |out| refusal::plain(out, Plain::SelectInCluster));
+        }
         // The server is asked; what follows waits for what it says.
         let fate = Fate::Select {
             database,
@@ -136,6 +139,8 @@ impl Session {
         self.held = None;
         self.subscriber = None;
         self.trunk = None;
+        self.route = None;
+        self.queue = None;
         self.version = Version::Resp2;
         self.database = 0;
         self.name.clear();

@@ -14,6 +14,7 @@ mod clients;
 mod entry;
 mod exclusive;
 mod local;
+mod routed;
 mod subscribe;
 mod transaction;
 
@@ -23,6 +24,7 @@ use bytes::{Buf, Bytes, BytesMut};
 use tokio::time::timeout;
 
 use super::{
+    cluster::Route,
     exchange::Exchange,
     login::{Credentials, Hello},
     outbox::Outbox,
@@ -67,6 +69,12 @@ pub(super) struct Session {
     replies: Replies,
     /// The trunk that carries this client's commands.
     trunk: Option<Arc<Trunk>>,
+    /// Its way into a cluster, instead of a trunk.
+    route: Option<Route>,
+    /// A transaction in a cluster, until it is whole.
+    queue: Option<routed::Queue>,
+    /// The slot that an upstream of its own is for.
+    slot: Option<u16>,
     subscriber: Option<Subscriber>,
     /// An upstream of its own, in a transaction or while watching.
     held: Option<Held>,
@@ -170,6 +178,9 @@ impl Session {
             name: String::new(),
             replies: Replies::On,
             trunk: None,
+            route: None,
+            queue: None,
+            slot: None,
             subscriber: None,
             held: None,
             traffic: Traffic::default(),
@@ -246,6 +257,13 @@ impl Session {
         };
         let (station, version, database) =
             (Arc::clone(&member.station), self.version, self.database);
+        if let Some(cluster) = station.cluster() {
+            let known = self.meanwhile(cluster.known()).await?;
+            if let Err(refusal) = known {
+                self.refuse_next(&refusal).await?;
+            }
+            return Ok(());
+        }
         let opened = self
             .meanwhile(async move { station.trunks().get(version, database).await })
             .await?;
@@ -298,6 +316,8 @@ impl Session {
             write(&mut answer, self.version);
             if self.outbox.standing().owed == 0 {
                 self.outbox.append(|out| out.extend_from_slice(&answer));
+            } else if let Some(route) = &self.route {
+                route.answer(&answer);
             } else {
                 let trunk = self.trunk.as_ref().ok_or(Next::Settled(0))?;
                 let placed = trunk.submit_local(answer.freeze(), &self.outbox);

@@ -37,6 +37,7 @@ impl Session {
                 self.answer(|out, _| wire::simple(out, "OK"))?;
                 Ok(request.bytes)
             }
+            "multi" if self.is_routed() => self.begin_queue(request),
             name => {
                 let is_multi = name == "multi";
                 // Only MULTI itself would be skipped, and the block has one fate.
@@ -67,6 +68,9 @@ impl Session {
             return Ok(request.bytes);
         };
         let (in_multi, is_dirty) = (held.in_multi, held.is_dirty);
+        if !self.is_within_slot(&request.words) {
+            return self.decline(request, |out| refusal::plain(out, Plain::CrossSlot));
+        }
         let name = command.name.as_str();
         let then = match (command.class, name, in_multi) {
             (Class::Transaction, "exec", true) if is_dirty => {

@@ -74,7 +74,15 @@ impl Link {
     pub(super) fn settle(&mut self) -> Result<(), TrunkFault> {
         loop {
             self.hand_out_locals();
-            let left = self.in_flight.front().map_or(0, |entry| entry.left);
+            let left = match self.in_flight.front() {
+                // Each of its replies may be another's business.
+                Some(Entry {
+                    kind: Kind::Errand(_),
+                    ..
+                }) => 1,
+                Some(entry) => entry.left,
+                None => 0,
+            };
             let Some(cut) = cut(&mut self.scanner, &self.incoming, left.max(1))? else {
                 return self.hand_on_piece();
             };
@@ -117,7 +125,12 @@ impl Link {
     pub(super) fn fail(&mut self) {
         let mut error = BytesMut::new();
         let mut is_cut = std::mem::take(&mut self.is_cut);
-        for entry in std::mem::take(&mut self.in_flight) {
+        for mut entry in std::mem::take(&mut self.in_flight) {
+            if let Kind::Errand(recipient) = &mut entry.kind {
+                let effect = effect(entry.begins, self.written);
+                recipient.lost(effect, &mut self.touched);
+                continue;
+            }
             let Some(client) = entry.to else { continue };
             if std::mem::take(&mut is_cut) {
                 client.end(Ending::Cut);
@@ -131,8 +144,7 @@ impl Link {
                         is_silent: false, ..
                     },
                 ) => {
-                    let sent = entry.begins < self.written;
-                    let effect = if sent { Effect::Unknown } else { Effect::None };
+                    let effect = effect(entry.begins, self.written);
                     refusal::refuse(&mut error, &Refusal::UpstreamLost { effect });
                 }
                 Kind::Reply(
@@ -142,6 +154,7 @@ impl Link {
                     },
                 )
                 | Kind::Swallow
+                | Kind::Errand(_)
                 | Kind::Ignore => {}
             }
             for _ in 0..entry.left {
@@ -164,16 +177,20 @@ impl Link {
         {
             reign.doubt();
         }
-        let bytes = match entry.kind {
+        let bytes = match &mut entry.kind {
             Kind::Reply(Fate::Forward) => bytes,
             Kind::Reply(Fate::Select {
                 database,
                 is_silent,
             }) => {
                 if let (b'+', Some(client)) = (cut.first, &entry.to) {
-                    client.select(database);
+                    client.select(*database);
                 }
-                if is_silent { &[] } else { bytes }
+                if *is_silent { &[] } else { bytes }
+            }
+            Kind::Errand(recipient) => {
+                recipient.reply(bytes, &mut self.touched);
+                &[]
             }
             Kind::Swallow if cut.first == b'-' => return Err(TrunkFault::Select),
             Kind::Reply(Fate::Drop) | Kind::Swallow | Kind::Ignore | Kind::Local(_) => &[],
@@ -200,9 +217,15 @@ impl Link {
             return Ok(());
         }
         let bytes = self.scanner.settled(&self.incoming);
-        let Some(entry) = self.in_flight.front() else {
+        let Some(entry) = self.in_flight.front_mut() else {
             return Err(TrunkFault::Unasked);
         };
+        if let Kind::Errand(recipient) = &mut entry.kind {
+            let piece = self.incoming.get(..bytes).unwrap_or_default();
+            if !recipient.part(piece, &mut self.touched) {
+                return Ok(());
+            }
+        }
         if let (Kind::Reply(Fate::Forward), Some(client)) = (&entry.kind, &entry.to) {
             self.is_cut = true;
             if client.deliver(self.incoming.get(..bytes).unwrap_or_default(), 0) {
@@ -212,6 +235,15 @@ impl Link {
         self.incoming.advance(bytes);
         self.scanner.moved(bytes);
         Ok(())
+    }
+}
+
+/// What is known of a command that begins there, when so much was written.
+fn effect(begins: u64, written: u64) -> Effect {
+    if begins < written {
+        Effect::Unknown
+    } else {
+        Effect::None
     }
 }
 

@@ -16,7 +16,8 @@ mod link;
 mod set;
 mod task;
 
-pub(super) use set::Trunks;
+pub(super) use set::{Trunks, open};
+pub(super) use task::Patience;
 
 use std::{
     sync::Arc,
@@ -30,13 +31,42 @@ use super::{
     outbox::Outbox,
     wire::{self, Version},
 };
+use crate::fault::{Effect, Refusal};
 
 /// Commands gathered for a trunk beyond this wait outside, so that a stuck server bounds memory.
 const INBOX_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// Bytes that are worth a write of their own, however much is under way.
 const BATCH_BYTES: usize = 64 * 1024;
+/// What makes a node take a command for a slot that it is only getting.
+const ASKING: &[u8] = b"*1\r\n$6\r\nASKING\r\n";
 /// Gathering buffers larger than this are given back.
 const INBOX_BYTES_KEPT_MAX: usize = 1024 * 1024;
+
+/// Commands whose replies somebody else than a client gets.
+pub(super) struct Errand {
+    /// As RESP arrays.
+    pub(super) bytes: Bytes,
+    /// How many replies they will have.
+    pub(super) replies: usize,
+    /// The version of their replies.
+    pub(super) version: Version,
+    /// Whether the node is asked for a key of a slot that it is only getting.
+    pub(super) asking: bool,
+    /// Who gets the replies.
+    pub(super) recipient: Box<dyn Recipient>,
+}
+
+/// Who gets replies instead of a client; clients that got something are put into `touched`.
+pub(super) trait Recipient: Send {
+    /// One whole reply, or the rest of it.
+    fn reply(&mut self, bytes: &[u8], touched: &mut Vec<Arc<Outbox>>);
+    /// The beginning of a long reply. False: it is wanted as a whole.
+    fn part(&mut self, bytes: &[u8], touched: &mut Vec<Arc<Outbox>>) -> bool;
+    /// The upstream was lost.
+    fn lost(&mut self, effect: Effect, touched: &mut Vec<Arc<Outbox>>);
+    /// It was not sent.
+    fn refused(&mut self, refusal: &Refusal, touched: &mut Vec<Arc<Outbox>>);
+}
 
 /// The handle by which sessions use a trunk.
 pub(super) struct Trunk {
@@ -88,6 +118,8 @@ struct Inbox {
     entries: Vec<Entry>,
     /// The database after the last command gathered.
     database: u32,
+    /// The version after the last command gathered.
+    version: Version,
     /// The task waits to be woken.
     idle: Option<Waker>,
     /// The task waits for a batch to end, or for this one to be worth it.
@@ -118,6 +150,8 @@ enum Kind {
     Ignore,
     /// An answer of the gateway's own, which waits for its turn here.
     Local(Bytes),
+    /// Replies that somebody else gets.
+    Errand(Box<dyn Recipient>),
 }
 
 impl Trunk {
@@ -126,6 +160,7 @@ impl Trunk {
             bytes: BytesMut::new(),
             entries: Vec::new(),
             database,
+            version,
             idle: None,
             full: None,
             waiting: Vec::new(),
@@ -179,6 +214,39 @@ impl Trunk {
             task.wake();
         }
         Ok(())
+    }
+
+    /// Takes an errand; back if it is closed.
+    pub(super) fn carry(&self, errand: Errand) -> Result<(), Errand> {
+        let mut inbox = self.inbox.lock();
+        if inbox.closed {
+            return Err(errand);
+        }
+        if inbox.version != errand.version {
+            inbox.speak(errand.version);
+        }
+        if errand.asking {
+            inbox.insert(Kind::Ignore, ASKING);
+        }
+        let entry = Entry {
+            to: None,
+            left: errand.replies,
+            kind: Kind::Errand(errand.recipient),
+            begins: inbox.gathered,
+            ends_batch: false,
+        };
+        inbox.push(entry, &errand.bytes);
+        let idle = inbox.due();
+        drop(inbox);
+        if let Some(task) = idle {
+            task.wake();
+        }
+        Ok(())
+    }
+
+    /// Whether as much waits as may.
+    pub(super) fn is_full(&self) -> bool {
+        self.inbox.lock().bytes.len() >= INBOX_BYTES_MAX
     }
 
     /// Ready when commands can be submitted, or the trunk is closed.
@@ -235,6 +303,20 @@ impl Inbox {
     fn select(&mut self, database: u32, kind: Kind) {
         let mut bytes = BytesMut::new();
         wire::encode_command(&mut bytes, &["SELECT", &database.to_string()]);
+        self.insert(kind, &bytes);
+        self.database = database;
+    }
+
+    /// Switches the version of what follows.
+    fn speak(&mut self, version: Version) {
+        let mut bytes = BytesMut::new();
+        wire::encode_command(&mut bytes, &["HELLO", &version.number().to_string()]);
+        self.insert(Kind::Swallow, &bytes);
+        self.version = version;
+    }
+
+    /// A command of ours.
+    fn insert(&mut self, kind: Kind, bytes: &[u8]) {
         let begins = self.gathered;
         self.push(
             Entry {
@@ -244,8 +326,7 @@ impl Inbox {
                 begins,
                 ends_batch: false,
             },
-            &bytes,
+            bytes,
         );
-        self.database = database;
     }
 }

@@ -26,7 +26,7 @@ pub(in crate::redis) struct Trunks {
     shutdown: Shutdown,
     patience: Patience,
     open_max: usize,
-    open: Arc<Mutex<Vec<Open>>>,
+    open: Mutex<Vec<Open>>,
     /// The server's version, as the last one opened was told.
     server: Mutex<Option<Arc<str>>>,
     /// Held while one is being opened, so that a herd opens one.
@@ -52,16 +52,12 @@ impl Trunks {
         settings: &Settings,
         trunks_max: usize,
     ) -> Self {
-        let patience = Patience {
-            idle_after: settings.trunk_idle_after,
-            reply_wait_max: settings.reply_wait_max,
-        };
         Self {
             pool,
             shutdown,
-            patience,
+            patience: Patience::of(settings),
             open_max: trunks_max,
-            open: Arc::default(),
+            open: Mutex::default(),
             server: Mutex::new(None),
             opening: tokio::sync::Mutex::new(None),
         }
@@ -138,19 +134,28 @@ impl Trunks {
             )));
         }
         *self.server.lock() = Some(Arc::clone(&lease.upstream.server));
-        let trunk = Arc::new(Trunk::new(version, database));
+        let trunk = open(lease, self.patience, &self.shutdown);
         self.open.lock().push(Open {
             trunk: Arc::clone(&trunk),
             database,
         });
-        let (patience, open, kept) = (self.patience, Arc::clone(&self.open), Arc::clone(&trunk));
-        let shutdown = self.shutdown.clone();
-        self.shutdown.spawn("redis-trunk", async move {
-            drive(lease, &kept, patience, &shutdown).await;
-            open.lock().retain(|one| !Arc::ptr_eq(&one.trunk, &kept));
-        });
         Ok(trunk)
     }
+}
+
+/// Makes a trunk of a lease.
+pub(in crate::redis) fn open(
+    lease: Lease<Dialer>,
+    patience: Patience,
+    shutdown: &Shutdown,
+) -> Arc<Trunk> {
+    let upstream = &lease.upstream;
+    let trunk = Arc::new(Trunk::new(upstream.version, upstream.database));
+    let (kept, until) = (Arc::clone(&trunk), shutdown.clone());
+    shutdown.spawn("redis-trunk", async move {
+        drive(lease, &kept, patience, &until).await;
+    });
+    trunk
 }
 
 /// Runs a trunk on its lease, and gives the lease back as the trunk's end allows.
@@ -169,7 +174,11 @@ async fn drive(mut lease: Lease<Dialer>, trunk: &Trunk, patience: Patience, shut
     let fault = Driver::new(upstream, inbox, patience, is_retired)
         .run()
         .await;
-    lease.upstream.database = trunk.inbox.lock().database;
+    {
+        let inbox = trunk.inbox.lock();
+        lease.upstream.database = inbox.database;
+        lease.upstream.version = inbox.version;
+    }
     let residue = match &fault {
         TrunkFault::Unused => Residue::Clean,
         TrunkFault::Closed | TrunkFault::Io(_) | TrunkFault::Stuck => {

@@ -21,7 +21,7 @@ use tokio_util::sync::WaitForCancellationFutureOwned;
 use super::{BATCH_BYTES, INBOX_BYTES_KEPT_MAX, Inbox, link::Link};
 use crate::{
     net::Stream,
-    redis::{upstream::Upstream, wire::ReplyFault},
+    redis::{settings::Settings, upstream::Upstream, wire::ReplyFault},
 };
 
 /// Room for each read: large, because one read serves many clients.
@@ -65,11 +65,21 @@ pub(super) enum TrunkFault {
 
 /// When a trunk ends by itself.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Patience {
+pub(in crate::redis) struct Patience {
     /// Without commands.
-    pub(super) idle_after: Duration,
+    idle_after: Duration,
     /// Without any byte of a reply that is owed.
-    pub(super) reply_wait_max: Duration,
+    reply_wait_max: Duration,
+}
+
+impl Patience {
+    /// As the file says.
+    pub(in crate::redis) fn of(settings: &Settings) -> Self {
+        Self {
+            idle_after: settings.trunk_idle_after,
+            reply_wait_max: settings.reply_wait_max,
+        }
+    }
 }
 
 /// The connection's side of a trunk.

@@ -3,6 +3,7 @@
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use parking_lot::Mutex;
+use tokio::{io::AsyncWriteExt, time::timeout};
 
 use super::{
     AskFault, Upstream,
@@ -27,6 +28,8 @@ pub struct Dialer {
     shutdown: Shutdown,
     /// Where the masters of sentinels' services are.
     watches: Arc<Mutex<HashMap<TenantId, Arc<Watch>>>>,
+    /// The node of a cluster that the next upstream of a tenant is wanted for.
+    wanted: Arc<Mutex<HashMap<TenantId, Endpoint>>>,
 }
 
 /// Opens a connection to one server.
@@ -43,6 +46,7 @@ impl Dialer {
             opener: Opener::new(tls, connect_max),
             shutdown,
             watches: Arc::default(),
+            wanted: Arc::default(),
         }
     }
 
@@ -62,6 +66,30 @@ impl Dialer {
     }
 }
 
+impl Dialer {
+    /// Has the next upstream of a tenant opened at that node, if that can be done.
+    pub(in crate::redis) fn want(&self, tenant: TenantId, node: &Endpoint) {
+        self.wanted.lock().insert(tenant, node.clone());
+    }
+
+    /// Closes what an upstream leads to, and connects it to another node of the same tenant.
+    pub(in crate::redis) async fn move_to(
+        &self,
+        tenant: &Tenant,
+        upstream: &mut Upstream,
+        endpoint: &Endpoint,
+    ) -> Result<(), DialFault> {
+        // Closed before the other is opened, so that no bound is exceeded.
+        if let Err(error) = upstream.stream.shutdown().await {
+            tracing::trace!(%error, "upstream was closed already");
+        }
+        let mut fresh = self.opener.open(&tenant.target, endpoint).await?;
+        dress(&mut fresh, tenant).await?;
+        *upstream = fresh;
+        Ok(())
+    }
+}
+
 impl pool::Dial for Dialer {
     type Upstream = Upstream;
 
@@ -69,7 +97,10 @@ impl pool::Dial for Dialer {
         let target = &tenant.target;
         let mut upstream = match &target.sentinel {
             Some(service) => self.watch(tenant, service).dial(&self.shutdown).await?,
-            None => self.opener.open(target, only(target)?).await?,
+            None => {
+                let wanted = self.wanted.lock().remove(&tenant.id);
+                self.opener.open_wanted(target, wanted).await?
+            }
         };
         dress(&mut upstream, tenant).await?;
         Ok(upstream)
@@ -81,12 +112,40 @@ impl Opener {
         Self { tls, connect_max }
     }
 
+    /// Connects and logs in to the wanted node, or to any other.
+    async fn open_wanted(
+        &self,
+        target: &Target,
+        wanted: Option<Endpoint>,
+    ) -> Result<Upstream, DialFault> {
+        if let Some(wanted) = wanted
+            && let Ok(upstream) = self.open(target, &wanted).await
+        {
+            return Ok(upstream);
+        }
+        self.open_any(target).await
+    }
+
     /// Connects and logs in to the server that a target leads to at this moment.
     pub(super) async fn open_any(&self, target: &Target) -> Result<Upstream, DialFault> {
-        match &target.sentinel {
-            Some(service) => Ok(open_master(self, target, service, 0).await?.0),
-            None => self.open(target, only(target)?).await,
+        if let Some(service) = &target.sentinel {
+            return Ok(open_master(self, target, service, 0).await?.0);
         }
+        let mut last = None;
+        // More than one are the nodes of a cluster: the first that answers tells of the others.
+        for endpoint in &target.endpoints {
+            match self.open(target, endpoint).await {
+                Ok(upstream) => return Ok(upstream),
+                Err(fault) => last = Some(fault),
+            }
+        }
+        Err(last.unwrap_or_else(|| {
+            DialFault::new(
+                DialStep::Name,
+                "the connection URL has no host",
+                "give host and port",
+            )
+        }))
     }
 
     /// Connects and logs in to one server.
@@ -96,12 +155,19 @@ impl Opener {
         endpoint: &Endpoint,
     ) -> Result<Upstream, DialFault> {
         let mut upstream = Upstream::new(self.connect(endpoint, target.tls).await?);
-        log_in(
-            &mut upstream,
-            (target.user.as_deref(), target.password.as_ref()),
-        )
-        .await?;
-        Ok(upstream)
+        upstream.endpoint = Some(endpoint.clone());
+        let login = (target.user.as_deref(), target.password.as_ref());
+        match timeout(self.connect_max, log_in(&mut upstream, login)).await {
+            Ok(outcome) => outcome.map(|()| upstream),
+            Err(_) => Err(DialFault::new(
+                DialStep::Login,
+                format!(
+                    "no answer to the login within {} ms",
+                    self.connect_max.as_millis()
+                ),
+                "the server accepts connections but does not answer; look at its log",
+            )),
+        }
     }
 
     /// Connects, under TLS where the target says so.
@@ -123,24 +189,6 @@ impl Opener {
         };
         self.tls.upgrade(stream, &endpoint.host, verify).await
     }
-}
-
-/// The one server of a target without sentinels.
-fn only(target: &Target) -> Result<&Endpoint, DialFault> {
-    if target.scheme.ends_with("+cluster") {
-        return Err(DialFault::new(
-            DialStep::Connect,
-            format!("{}:// is not supported yet", target.scheme),
-            "register the server itself with redis:// or rediss://",
-        ));
-    }
-    target.endpoint().ok_or_else(|| {
-        DialFault::new(
-            DialStep::Name,
-            "the connection URL has no host",
-            "give host and port",
-        )
-    })
 }
 
 /// Logs in with nothing else in the same packet: a refusal must not be read as another's reply.

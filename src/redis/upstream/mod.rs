@@ -21,7 +21,7 @@ use thiserror::Error;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::wire::{self, ReplyFault, Scanner, Version};
-use crate::{net::Stream, pool};
+use crate::{net::Stream, pool, tenant::Endpoint};
 
 /// The longest reply to one of our own questions; `INFO` is a few kilobytes.
 const ANSWER_BYTES_MAX: usize = 1024 * 1024;
@@ -62,6 +62,8 @@ pub struct Upstream {
     pub(super) speaks_hello: bool,
     /// The server's version, as it says.
     pub(super) server: Arc<str>,
+    /// Where it leads to.
+    pub(super) endpoint: Option<Endpoint>,
     /// The reign in which it was opened, where masters change.
     pub(super) reign: Option<Arc<Reign>>,
 }
@@ -75,6 +77,7 @@ impl Upstream {
             database: 0,
             speaks_hello: false,
             server: Arc::from(""),
+            endpoint: None,
             reign: None,
         }
     }

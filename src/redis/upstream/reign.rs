@@ -19,7 +19,7 @@ pub(in crate::redis) struct Reign {
 }
 
 impl Reign {
-    pub(super) fn new(master: Endpoint, doubt: Arc<Notify>) -> Self {
+    pub(in crate::redis) fn new(master: Endpoint, doubt: Arc<Notify>) -> Self {
         Self {
             master,
             end: CancellationToken::new(),
@@ -28,7 +28,7 @@ impl Reign {
     }
 
     /// Ends it.
-    pub(super) fn end(&self) {
+    pub(in crate::redis) fn end(&self) {
         self.end.cancel();
     }
 
