@@ -95,12 +95,11 @@ impl pool::Dial for Dialer {
 
     async fn dial(&self, tenant: &Arc<Tenant>) -> Result<Upstream, DialFault> {
         let target = &tenant.target;
-        let mut upstream = match &target.sentinel {
-            Some(service) => self.watch(tenant, service).dial(&self.shutdown).await?,
-            None => {
-                let wanted = self.wanted.lock().remove(&tenant.id);
-                self.opener.open_wanted(target, wanted).await?
-            }
+        let mut upstream = if let Some(service) = &target.sentinel {
+            self.watch(tenant, service).dial(&self.shutdown).await?
+        } else {
+            let wanted = self.wanted.lock().remove(&tenant.id);
+            self.opener.open_wanted(target, wanted).await?
         };
         dress(&mut upstream, tenant).await?;
         Ok(upstream)
