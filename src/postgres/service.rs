@@ -122,7 +122,10 @@ impl Service {
     pub async fn serve(self: Arc<Self>, stream: Stream) {
         let peer = stream.peer();
         self.meters().opened();
-        let end = match login::admit(&self, Peer::new(stream)).await {
+        // Boxed, so that its memory is free while the session lasts.
+        let login = Box::pin(login::admit(&self, Peer::new(stream)));
+        let outcome = login.await;
+        let end = match outcome {
             Outcome::Admitted(client, newcomer) => {
                 Session::new(Arc::clone(&self), client, *newcomer)
                     .run()
@@ -155,5 +158,21 @@ impl Service {
         meters.exchanges(tally.units);
         meters.bytes(Side::Client, tally.client_read, tally.client_written);
         meters.bytes(Side::Upstream, tally.upstream_read, tally.upstream_written);
+    }
+}
+
+#[cfg(test)]
+mod sizes {
+    use super::*;
+
+    fn of_two<A, B, F>(_: impl Fn(A, B) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    #[test]
+    fn an_idle_session_is_small() {
+        let (task, session) = (of_two(Service::serve), size_of::<Session>());
+        assert!(task < 2048, "the task takes {task} bytes");
+        assert!(session < 2048, "the session takes {session} bytes");
     }
 }

@@ -44,7 +44,7 @@ pub(in crate::postgres) enum Stop {
 
 impl Session {
     /// Says the last words, and gives the upstream back as far as that can be done.
-    pub(super) async fn end(mut self, stop: Stop) -> SessionEnd {
+    pub(super) async fn end(mut self: Box<Self>, stop: Stop) -> SessionEnd {
         let midway = self.lease.is_some() && !self.exchange.is_quiet();
         self.last_words(&stop).await;
         match &stop {

@@ -21,7 +21,7 @@ impl Session {
     pub(super) async fn acquire(&mut self, killed: &mut Seldom<()>) -> Result<(), Stop> {
         let lease = match self.pool.try_lease() {
             Some(lease) => lease,
-            None => match self.wait_in_line(killed).await? {
+            None => match Box::pin(self.wait_in_line(killed)).await? {
                 Some(lease) => lease,
                 None => return Ok(()),
             },

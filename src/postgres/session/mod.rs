@@ -142,7 +142,8 @@ enum Need {
 }
 
 impl Session {
-    pub(super) fn new(service: Arc<Service>, client: Peer, newcomer: Newcomer) -> Self {
+    /// Boxed, because futures hold twice what they take by value.
+    pub(super) fn new(service: Arc<Service>, client: Peer, newcomer: Newcomer) -> Box<Self> {
         let names = newcomer.startup.iter().map(|(name, _)| name.to_owned());
         let unlisted = names.filter(|name| name.contains('.')).collect();
         let state = State {
@@ -150,7 +151,7 @@ impl Session {
             unlisted,
             ..State::default()
         };
-        Self {
+        Box::new(Self {
             service,
             client,
             pool: newcomer.pool,
@@ -173,16 +174,17 @@ impl Session {
             draining: false,
             watch: None,
             tally: Tally::default(),
-        }
+        })
     }
 
     /// Serves the client until it leaves or must.
-    pub(super) async fn run(mut self) -> SessionEnd {
+    pub(super) async fn run(mut self: Box<Self>) -> SessionEnd {
         let stop = match self.serve().await {
             Ok(never) => match never {},
             Err(stop) => stop,
         };
-        self.end(stop).await
+        // What happens once, or seldom, is boxed: a session that does nothing must be small.
+        Box::pin(self.end(stop)).await
     }
 
     async fn serve(&mut self) -> Result<std::convert::Infallible, Stop> {
