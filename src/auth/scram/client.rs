@@ -7,7 +7,7 @@ use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
 
-use super::message::{ScramError, check_length, escape, field, nonce};
+use super::message::{Binding, END_POINT, ScramError, check_length, escape, field, nonce};
 use crate::{
     crypto::Secret,
     tenant::{hmac, salted_password},
@@ -18,6 +18,8 @@ const ITERATIONS_MAX: u32 = 1_000_000;
 
 /// An exchange whose first message has been made.
 pub struct Client {
+    /// The GS2 header and the binding, which the last message repeats.
+    covered: Vec<u8>,
     bare: String,
     nonce: String,
 }
@@ -49,13 +51,29 @@ pub struct Finish {
 impl Client {
     /// Begins; the text is the first message. PostgreSQL ignores the user and wants it empty.
     pub fn begin(user: &str) -> Result<(Self, String), ScramError> {
-        Ok(Self::begin_with(user, nonce()?))
+        Self::begin_bound(user, Binding::Unavailable)
     }
 
-    pub(super) fn begin_with(user: &str, nonce: String) -> (Self, String) {
+    /// Begins over TLS: [`Binding::Unused`] is for servers that do not offer the binding.
+    pub fn begin_bound(user: &str, binding: Binding<'_>) -> Result<(Self, String), ScramError> {
+        Ok(Self::begin_with(user, nonce()?, binding))
+    }
+
+    pub(super) fn begin_with(user: &str, nonce: String, binding: Binding<'_>) -> (Self, String) {
+        let (flag, data): (_, &[u8]) = match binding {
+            Binding::Unavailable => ("n", &[]),
+            Binding::Unused => ("y", &[]),
+            Binding::EndPoint(data) => (END_POINT, data),
+        };
         let bare = format!("n={},r={nonce}", escape(user));
-        let first = format!("n,,{bare}");
-        (Self { bare, nonce }, first)
+        let first = format!("{flag},,{bare}");
+        let covered = [format!("{flag},,").as_bytes(), data].concat();
+        let client = Self {
+            covered,
+            bare,
+            nonce,
+        };
+        (client, first)
     }
 
     /// Answers the server's first message. Costs a key derivation unless `known` fits.
@@ -93,7 +111,7 @@ impl Client {
                 }
             }
         };
-        let covered = format!("c=biws,r={nonce}");
+        let covered = format!("c={},r={nonce}", STANDARD.encode(&self.covered));
         let said = format!("{},{server_first},{covered}", self.bare);
         let client_key = Zeroizing::new(hmac(&salted.key, b"Client Key"));
         let stored_key: [u8; 32] = Sha256::digest(*client_key).into();

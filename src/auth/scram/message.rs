@@ -11,8 +11,8 @@ pub enum ScramError {
     /// A message does not follow the grammar.
     #[error("malformed SCRAM message: {0}")]
     Malformed(&'static str),
-    /// The client wants channel binding, which is not offered.
-    #[error("channel binding is not offered")]
+    /// The client wants channel binding where there is none, or another one, or was told that there is none.
+    #[error("channel binding does not agree with what was offered")]
     ChannelBinding,
     /// The proof does not fit the verifier.
     #[error("the proof does not fit")]
@@ -28,13 +28,27 @@ pub enum ScramError {
     NoRandomness,
 }
 
+/// What ties an exchange to the TLS connection it runs over (RFC 5802 section 6), as one side sees it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Binding<'a> {
+    /// There is nothing to bind to, or this side cannot.
+    Unavailable,
+    /// This side could, but the mechanism without it was chosen.
+    Unused,
+    /// The hash of the server's certificate (`tls-server-end-point`).
+    EndPoint(&'a [u8]),
+}
+
+/// The only kind of binding there is.
+pub(super) const END_POINT: &str = "p=tls-server-end-point";
+
 /// The client's first message.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ClientFirst {
     /// The user name, unescaped; PostgreSQL's clients leave it empty.
     pub user: String,
-    /// The GS2 header as sent, which the last message repeats.
-    pub(super) header: String,
+    /// The GS2 header as sent and the binding, which the last message repeats.
+    pub(super) covered: Vec<u8>,
     /// The message without its header.
     pub(super) bare: String,
     /// The client's nonce.
@@ -42,8 +56,13 @@ pub struct ClientFirst {
 }
 
 impl ClientFirst {
-    /// Reads `n,,n=user,r=nonce`.
+    /// Reads `n,,n=user,r=nonce`, where no binding is offered.
     pub fn parse(text: &str) -> Result<Self, ScramError> {
+        Self::parse_bound(text, Binding::Unavailable)
+    }
+
+    /// Reads the message, and holds the client's idea of the binding against the server's.
+    pub fn parse_bound(text: &str, offered: Binding<'_>) -> Result<Self, ScramError> {
         check_length(text)?;
         let mut parts = text.splitn(3, ',');
         let (Some(binding), Some(identity), Some(bare)) =
@@ -51,11 +70,14 @@ impl ClientFirst {
         else {
             return Err(ScramError::Malformed("header"));
         };
-        match binding {
-            "n" | "y" => {}
+        let data: &[u8] = match (binding, offered) {
+            ("n", Binding::Unavailable | Binding::Unused) | ("y", Binding::Unavailable) => &[],
+            (END_POINT, Binding::EndPoint(data)) => data,
+            // `y` says: no binding was offered. If one was, somebody between has taken it out.
+            ("n" | "y", _) => return Err(ScramError::ChannelBinding),
             _ if binding.starts_with("p=") => return Err(ScramError::ChannelBinding),
             _ => return Err(ScramError::Malformed("binding flag")),
-        }
+        };
         if !identity.is_empty() {
             return Err(ScramError::Malformed("authorization identity"));
         }
@@ -70,7 +92,7 @@ impl ClientFirst {
         }
         Ok(Self {
             user: unescape(user)?,
-            header: format!("{binding},{identity},"),
+            covered: [format!("{binding},{identity},").as_bytes(), data].concat(),
             bare: bare.to_owned(),
             nonce: nonce.to_owned(),
         })

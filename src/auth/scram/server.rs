@@ -10,7 +10,7 @@ use crate::tenant::{ScramVerifier, hmac};
 /// An exchange whose first messages have been said; consumed by the last.
 pub struct Server {
     verifier: ScramVerifier,
-    header: String,
+    covered: Vec<u8>,
     nonce: String,
     /// Both first messages, which the proof covers.
     said: String,
@@ -37,7 +37,7 @@ impl Server {
         (
             Self {
                 verifier,
-                header: first.header.clone(),
+                covered: first.covered.clone(),
                 nonce,
                 said,
             },
@@ -52,7 +52,7 @@ impl Server {
         let mut fields = covered.split(',');
         let binding = field(fields.next(), "c=")?;
         let nonce = field(fields.next(), "r=")?;
-        if binding != STANDARD.encode(&self.header) {
+        if binding != STANDARD.encode(&self.covered) {
             return Err(ScramError::Malformed("channel binding"));
         }
         if nonce != self.nonce {

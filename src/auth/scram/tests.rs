@@ -2,7 +2,7 @@
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 
-use super::{Client, ClientFirst, ScramError, Server};
+use super::{Binding, Client, ClientFirst, ScramError, Server};
 use crate::{crypto::Secret, tenant::ScramVerifier};
 
 const SERVER_FIRST: &str =
@@ -21,7 +21,8 @@ fn verifier() -> ScramVerifier {
 
 #[test]
 fn rfc_example_holds_in_both_roles() {
-    let (client, first) = Client::begin_with("user", "rOprNGfwEbeRWgbNEkqO".into());
+    let (client, first) =
+        Client::begin_with("user", "rOprNGfwEbeRWgbNEkqO".into(), Binding::Unavailable);
     assert_eq!(first, "n,,n=user,r=rOprNGfwEbeRWgbNEkqO");
     let parsed = ClientFirst::parse(&first).unwrap();
     let (server, answer) =
@@ -51,12 +52,14 @@ fn wrong_password_and_mock_verifier_are_mismatches() {
 
 #[test]
 fn known_salt_needs_no_second_derivation() {
-    let (client, _) = Client::begin_with("user", "rOprNGfwEbeRWgbNEkqO".into());
+    let (client, _) =
+        Client::begin_with("user", "rOprNGfwEbeRWgbNEkqO".into(), Binding::Unavailable);
     let salted = client
         .answer(SERVER_FIRST, &secret("pencil"), None)
         .unwrap()
         .salted;
-    let (client, _) = Client::begin_with("user", "rOprNGfwEbeRWgbNEkqO".into());
+    let (client, _) =
+        Client::begin_with("user", "rOprNGfwEbeRWgbNEkqO".into(), Binding::Unavailable);
     let finish = client
         .answer(SERVER_FIRST, &secret("not needed"), Some(&salted))
         .unwrap();
@@ -87,6 +90,36 @@ fn names_are_unescaped_and_nonsense_is_refused() {
     let wanted = ClientFirst::parse("p=tls-server-end-point,,n=u,r=x");
     assert_eq!(wanted, Err(ScramError::ChannelBinding));
     let hostile = "r=abcd,s=AAAA,i=4294967295";
-    let (client, _) = Client::begin_with("u", "abc".into());
+    let (client, _) = Client::begin_with("u", "abc".into(), Binding::Unavailable);
     assert!(client.answer(hostile, &secret("p"), None).is_err());
+}
+
+#[test]
+fn binding_ties_both_sides_to_one_certificate() {
+    let run = |ours: Binding<'_>, theirs: Binding<'_>| {
+        let (client, first) = Client::begin_bound("", ours)?;
+        let parsed = ClientFirst::parse_bound(&first, theirs)?;
+        let (server, answer) = Server::begin(&parsed, verifier())?;
+        let finish = client.answer(&answer, &secret("pencil"), None)?;
+        finish.check(&server.finish(&finish.message)?)
+    };
+    let (mine, other) = (Binding::EndPoint(b"hash"), Binding::EndPoint(b"hosh"));
+    assert_eq!(run(mine, mine), Ok(()));
+    assert_eq!(run(Binding::Unused, Binding::Unavailable), Ok(()));
+    assert_eq!(run(Binding::Unavailable, Binding::Unused), Ok(()));
+    // Somebody between with a certificate of their own.
+    assert_eq!(
+        run(mine, other),
+        Err(ScramError::Malformed("channel binding"))
+    );
+    // Somebody between who took the offer away.
+    assert_eq!(
+        run(Binding::Unused, Binding::Unused),
+        Err(ScramError::ChannelBinding)
+    );
+    assert_eq!(run(mine, Binding::Unused), Err(ScramError::ChannelBinding));
+    assert_eq!(
+        run(Binding::Unavailable, mine),
+        Err(ScramError::ChannelBinding)
+    );
 }
