@@ -79,6 +79,12 @@ impl<D: Dial> Fleet<D> {
             .map(|pool| Arc::clone(&pool))
     }
 
+    /// The pools that the tenant has at the moment: its own, and those of its servers.
+    pub fn all_of(&self, tenant: TenantId) -> Vec<Arc<Pool<D>>> {
+        let all = self.pools.iter().filter(|pool| pool.key().0 == tenant);
+        all.map(|pool| Arc::clone(&pool)).collect()
+    }
+
     /// Takes up a changed registration in the pools that the tenant has at the moment.
     pub fn renew(&self, tenant: &Arc<Tenant>) {
         // Collected first: no map lock is held while pools work.
@@ -102,6 +108,12 @@ impl<D: Dial> Fleet<D> {
         for pool in gone {
             pool.drain();
         }
+    }
+
+    /// Every pool's registration and counts.
+    pub fn views(&self) -> Vec<(Arc<Tenant>, PoolStats)> {
+        let pools = self.pools.iter();
+        pools.map(|pool| (pool.tenant(), pool.stats())).collect()
     }
 
     /// The counts of every pool.

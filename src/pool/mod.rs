@@ -10,6 +10,7 @@
 //! * Waiters are served in the order in which they came.
 
 mod budget;
+mod control;
 mod core;
 mod error;
 mod fleet;

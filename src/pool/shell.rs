@@ -12,7 +12,7 @@ use tokio::{
 };
 
 use super::{
-    Budget, CheckoutError, CloseReason, Dial, Lease, OpenReason, PoolStats, Settings, Upstream,
+    Budget, CheckoutError, CloseReason, Dial, Lease, OpenReason, Settings, Upstream,
     budget::{Claimant, Slot},
     core::{Bounds, Core, Meta, Order},
 };
@@ -36,19 +36,19 @@ pub(super) struct Shared<D> {
 pub struct Pool<D: Dial> {
     shared: Arc<Shared<D>>,
     tenant: RwLock<Arc<Tenant>>,
-    server: Option<Endpoint>,
-    core: Mutex<Core<Held<D>, Waiter<D>>>,
+    pub(super) server: Option<Endpoint>,
+    pub(super) core: Mutex<Core<Held<D>, Waiter<D>>>,
     this: Weak<Self>,
 }
 
 /// A connection with its right to exist.
-struct Held<D: Dial> {
+pub(super) struct Held<D: Dial> {
     upstream: D::Upstream,
     slot: Slot,
 }
 
-type Waiter<D> = oneshot::Sender<Result<Lease<D>, CheckoutError>>;
-type Orders<D> = Vec<Order<Held<D>, Waiter<D>>>;
+pub(super) type Waiter<D> = oneshot::Sender<Result<Lease<D>, CheckoutError>>;
+pub(super) type Orders<D> = Vec<Order<Held<D>, Waiter<D>>>;
 
 impl<D: Dial> Pool<D> {
     pub(super) fn new(
@@ -142,36 +142,6 @@ impl<D: Dial> Pool<D> {
         Ok(ticket)
     }
 
-    /// The counts of this moment.
-    pub fn stats(&self) -> PoolStats {
-        let tenant = self.tenant();
-        let core = self.core.lock();
-        PoolStats {
-            tenant: tenant.id,
-            slug: tenant.slug.clone(),
-            project: tenant.project.clone(),
-            server: self.server.as_ref().map(ToString::to_string),
-            idle: core.idle(),
-            leased: core.leased(),
-            dialing: core.dialing(),
-            resetting: core.resetting(),
-            waiting: core.waiting(),
-            max: core.max(),
-            leases: core.leases(),
-            fault: core.fault().map(ToString::to_string),
-        }
-    }
-
-    /// Holds back new leases; those in use go on.
-    pub fn pause(&self) {
-        self.step(|core, now, orders| core.pause(true, now, orders));
-    }
-
-    /// Ends a pause.
-    pub fn resume(&self) {
-        self.step(|core, now, orders| core.pause(false, now, orders));
-    }
-
     /// Takes up a changed registration and retires the connections of the old one.
     pub(super) fn retire(&self, tenant: &Arc<Tenant>) {
         if self.core.lock().generation() >= tenant.generation {
@@ -199,7 +169,11 @@ impl<D: Dial> Pool<D> {
     /// Whether nothing is open and nothing was asked for since `since`.
     pub(super) fn is_forgotten(&self, since: Instant) -> bool {
         let core = self.core.lock();
-        core.slots() == 0 && core.waiting() == 0 && core.last_lease() < since
+        core.slots() == 0
+            && core.waiting() == 0
+            && core.last_lease() < since
+            // Forgotten, it would not be paused any more.
+            && !core.is_paused()
     }
 
     pub(super) fn take_back(&self, upstream: D::Upstream, meta: Meta, slot: Slot) {
@@ -271,6 +245,7 @@ impl<D: Dial> Pool<D> {
         };
         self.shared.shutdown.spawn("pool-dial", async move {
             let tenant = pool.tenant();
+            let epoch = pool.core.lock().epoch();
             let wait_max = pool.shared.settings.dial_wait_max;
             let dialer = &pool.shared.dialer;
             let dial = async {
@@ -287,14 +262,14 @@ impl<D: Dial> Pool<D> {
                     "the server accepts connections but does not answer; look at its log",
                 )),
             };
-            pool.dialed(outcome, &tenant, slot, reason);
+            pool.dialed(outcome, &(tenant, epoch), slot, reason);
         });
     }
 
     fn dialed(
         &self,
         outcome: Result<D::Upstream, DialFault>,
-        tenant: &Tenant,
+        (tenant, epoch): &(Arc<Tenant>, u64),
         slot: Slot,
         reason: OpenReason,
     ) {
@@ -306,6 +281,7 @@ impl<D: Dial> Pool<D> {
                 let meta = Meta {
                     expires: Instant::now() + life,
                     generation: tenant.generation,
+                    epoch: *epoch,
                 };
                 let held = Held { upstream, slot };
                 self.step(|core, now, orders| core.dialed(held, meta, now, orders));
@@ -320,7 +296,10 @@ impl<D: Dial> Pool<D> {
     }
 
     /// One event into the core, and its orders carried out after the lock is free.
-    fn step(&self, event: impl FnOnce(&mut Core<Held<D>, Waiter<D>>, Instant, &mut Orders<D>)) {
+    pub(super) fn step(
+        &self,
+        event: impl FnOnce(&mut Core<Held<D>, Waiter<D>>, Instant, &mut Orders<D>),
+    ) {
         let mut orders = Orders::<D>::new();
         event(&mut self.core.lock(), Instant::now(), &mut orders);
         self.carry_out(orders);

@@ -168,6 +168,7 @@ impl World {
                 let meta = Meta {
                     expires: self.now + life,
                     generation: self.generation,
+                    epoch: self.core.epoch(),
                 };
                 self.core.dialed(self.next_conn, meta, self.now, orders);
             }

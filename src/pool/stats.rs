@@ -27,6 +27,8 @@ pub struct PoolStats {
     pub max: usize,
     /// Leases granted since the pool exists.
     pub leases: u64,
+    /// Whether an operator holds new leases back.
+    pub paused: bool,
     /// Why the upstream cannot be opened at the moment.
     pub fault: Option<String>,
 }

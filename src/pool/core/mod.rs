@@ -3,6 +3,7 @@
 //! Events come in with `now`, orders go out; the shell carries them out after it has let go of the
 //! lock. Generic over the connection and the waiter, so that the simulation can use plain numbers.
 
+mod control;
 mod order;
 mod view;
 
@@ -27,6 +28,8 @@ pub(in crate::pool) struct Core<C, W> {
     resetting: usize,
     closing: usize,
     generation: Generation,
+    /// Counts the requests to begin anew.
+    epoch: u64,
     paused: bool,
     draining: bool,
     /// The budget denied a slot; no further dial until it pokes.
@@ -63,6 +66,7 @@ impl<C, W> Core<C, W> {
             resetting: 0,
             closing: 0,
             generation,
+            epoch: 0,
             paused: false,
             draining: false,
             starved: false,
@@ -327,38 +331,11 @@ impl<C, W> Core<C, W> {
         had
     }
 
-    /// Holds back leases, or lets them go on.
-    pub(in crate::pool) fn pause(
-        &mut self,
-        paused: bool,
-        now: Instant,
-        orders: &mut Vec<Order<C, W>>,
-    ) {
-        self.paused = paused;
-        self.plan(now, orders);
-    }
-
-    /// Ends the pool: waiters hear it, idle connections close, leased ones when they come back.
-    pub(in crate::pool) fn drain(&mut self, orders: &mut Vec<Order<C, W>>) {
-        self.draining = true;
-        for waiter in std::mem::take(&mut self.queue).into_values() {
-            orders.push(Order::Deny(waiter, CheckoutError::Draining));
-        }
-        self.close_idle(orders);
-    }
-
-    /// Closes what is idle; leases can still be had for exchanges that are under way.
-    pub(in crate::pool) fn close_idle(&mut self, orders: &mut Vec<Order<C, W>>) {
-        while !self.idle.is_empty() {
-            self.close_front(CloseReason::Draining, orders);
-        }
-    }
-
     /// Puts a good connection where it is wanted: to the first waiter, else among the idle.
     fn settle(&mut self, conn: C, meta: Meta, now: Instant, orders: &mut Vec<Order<C, W>>) {
         let ending = if self.draining {
             Some(CloseReason::Draining)
-        } else if meta.generation != self.generation {
+        } else if (meta.generation, meta.epoch) != (self.generation, self.epoch) {
             Some(CloseReason::Retired)
         } else if meta.expires <= now {
             Some(CloseReason::Lifetime)

@@ -39,6 +39,7 @@ impl Bounds {
 pub(in crate::pool) struct Meta {
     pub(in crate::pool) expires: Instant,
     pub(in crate::pool) generation: Generation,
+    pub(in crate::pool) epoch: u64,
 }
 
 /// What the shell has to do.

@@ -51,6 +51,10 @@ impl<C, W> Core<C, W> {
         self.bounds.max
     }
 
+    pub(in crate::pool) fn epoch(&self) -> u64 {
+        self.epoch
+    }
+
     pub(in crate::pool) fn generation(&self) -> Generation {
         self.generation
     }

@@ -1,0 +1,41 @@
+//! A pool as operators see it: its counts, and what they may ask of it.
+
+use super::{Dial, Pool, PoolStats};
+
+impl<D: Dial> Pool<D> {
+    /// The counts of this moment.
+    pub fn stats(&self) -> PoolStats {
+        let tenant = self.tenant();
+        let core = self.core.lock();
+        PoolStats {
+            tenant: tenant.id,
+            slug: tenant.slug.clone(),
+            project: tenant.project.clone(),
+            server: self.server.as_ref().map(ToString::to_string),
+            idle: core.idle(),
+            leased: core.leased(),
+            dialing: core.dialing(),
+            resetting: core.resetting(),
+            waiting: core.waiting(),
+            max: core.max(),
+            leases: core.leases(),
+            paused: core.is_paused(),
+            fault: core.fault().map(ToString::to_string),
+        }
+    }
+
+    /// Holds back new leases; those in use go on.
+    pub fn pause(&self) {
+        self.step(|core, now, orders| core.pause(true, now, orders));
+    }
+
+    /// Ends a pause.
+    pub fn resume(&self) {
+        self.step(|core, now, orders| core.pause(false, now, orders));
+    }
+
+    /// Closes every upstream there is, now or when it comes back; new ones are opened as needed.
+    pub fn reconnect(&self) {
+        self.step(|core, now, orders| core.renew(now, orders));
+    }
+}

@@ -1,0 +1,45 @@
+//! What operators, and the end of the gateway, ask of a core.
+
+use tokio::time::Instant;
+
+use super::{Core, Order};
+use crate::pool::{CheckoutError, CloseReason};
+
+impl<C, W> Core<C, W> {
+    /// Holds back leases, or lets them go on.
+    pub(in crate::pool) fn pause(
+        &mut self,
+        paused: bool,
+        now: Instant,
+        orders: &mut Vec<Order<C, W>>,
+    ) {
+        self.paused = paused;
+        self.plan(now, orders);
+    }
+
+    /// Ends the pool: waiters hear it, idle connections close, leased ones when they come back.
+    pub(in crate::pool) fn drain(&mut self, orders: &mut Vec<Order<C, W>>) {
+        self.draining = true;
+        for waiter in std::mem::take(&mut self.queue).into_values() {
+            orders.push(Order::Deny(waiter, CheckoutError::Draining));
+        }
+        self.close_idle(orders);
+    }
+
+    /// Closes what is idle; leases can still be had for exchanges that are under way.
+    pub(in crate::pool) fn close_idle(&mut self, orders: &mut Vec<Order<C, W>>) {
+        while !self.idle.is_empty() {
+            self.close_front(CloseReason::Draining, orders);
+        }
+    }
+
+    /// Closes every connection there is, now or when it comes back; new ones are opened as needed.
+    pub(in crate::pool) fn renew(&mut self, now: Instant, orders: &mut Vec<Order<C, W>>) {
+        self.epoch += 1;
+        self.outage = None;
+        while !self.idle.is_empty() {
+            self.close_front(CloseReason::Retired, orders);
+        }
+        self.plan(now, orders);
+    }
+}
