@@ -105,7 +105,7 @@ impl Rig {
             budget: Budget::new(100),
             admission: Admission::new(Arc::new(registry), Board::new()).unwrap(),
             shutdown: shutdown.clone(),
-            client_tls: ClientTls::new(None).unwrap(),
+            client_tls: ClientTls::new(None, None).unwrap(),
             server_tls: None,
         });
         let listener = Listener::bind("127.0.0.1:0".parse().unwrap(), 100).unwrap();

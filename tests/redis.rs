@@ -129,7 +129,7 @@ impl Gateway {
             settings: Settings::default(),
             admission: Admission::new(Arc::new(registry), Board::new()).unwrap(),
             shutdown: shutdown.clone(),
-            client_tls: ClientTls::new(None).unwrap(),
+            client_tls: ClientTls::new(None, None).unwrap(),
             server_tls: None,
             budget: pool::Budget::new(100),
             pool: pool::Settings::default(),

@@ -8,7 +8,7 @@ use super::output::Output;
 use crate::{
     config::{Config, ConfigFault, DEFAULT_FILE},
     crypto::Keyring,
-    net::tls::{ClientTls, ServerTls},
+    net::tls::ServerTls,
 };
 
 /// Key, line and variable faults have been found by loading; here is what else can be known.
@@ -24,11 +24,12 @@ pub(super) fn run(config: &Config, file: Option<&Path>, output: &Output) -> anyh
         Keyring::parse(keys.expose())
             .map_err(|error| unusable("secrets.encryption_keys")(&error))?;
     }
-    ClientTls::new(config.tls.upstream_roots().map(std::path::PathBuf::as_path))
+    let tls = &config.tls;
+    tls.client_tls()
         .map_err(|error| unusable("tls.upstream_roots")(&error))?;
-    if let Some((certificate, key)) = config.tls.server_files() {
-        ServerTls::load(&certificate, &key)
-            .map_err(|error| unusable("tls.certificate and tls.key")(&error))?;
+    if let Some(files) = tls.server_files() {
+        ServerTls::load(&files)
+            .map_err(|error| unusable("tls.certificate, tls.key, tls.client_roots")(&error))?;
     }
     let default = Path::new(DEFAULT_FILE);
     let file = file.or_else(|| default.is_file().then_some(default));

@@ -1,9 +1,10 @@
 //! The sections that no module owns: listeners, TLS files, secrets, default limits.
 
 use std::{
+    io,
     net::{IpAddr, Ipv4Addr, SocketAddr},
     num::NonZero,
-    path::PathBuf,
+    path::{Path, PathBuf},
     time::Duration,
 };
 
@@ -11,6 +12,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 use super::Hidden;
 use crate::{
+    net::tls::{ClientTls, ServerFiles},
     protocol::Protocol,
     registry::{LimitDefaults, SystemDatabase},
     telemetry,
@@ -68,21 +70,35 @@ pub struct Tls {
     pub certificate: PathBuf,
     /// Its key, PEM.
     pub key: PathBuf,
+    /// Who must have signed the certificates of clients, PEM; without it clients show none.
+    pub client_roots: PathBuf,
     /// Certificates to trust of upstreams, besides the well-known ones, PEM.
     pub upstream_roots: PathBuf,
+    /// Where the files lie that connection strings name by `sslcert`, `sslkey` and `sslrootcert`.
+    pub upstream_folder: PathBuf,
 }
 
 impl Tls {
-    /// The certificate and the key for clients, when TLS is offered.
-    pub fn server_files(&self) -> Option<(PathBuf, PathBuf)> {
-        let given = |path: &PathBuf| (!path.as_os_str().is_empty()).then(|| path.clone());
-        given(&self.certificate).zip(given(&self.key))
+    /// The files for clients, when TLS is offered.
+    pub fn server_files(&self) -> Option<ServerFiles> {
+        Some(ServerFiles {
+            certificate: named(&self.certificate)?.to_owned(),
+            key: named(&self.key)?.to_owned(),
+            client_roots: named(&self.client_roots).map(Path::to_owned),
+        })
     }
 
-    /// The file of further certificates to trust.
-    pub fn upstream_roots(&self) -> Option<&PathBuf> {
-        Some(&self.upstream_roots).filter(|path| !path.as_os_str().is_empty())
+    /// TLS towards upstreams.
+    ///
+    /// # Errors
+    /// When the certificates to trust cannot be read.
+    pub fn client_tls(&self) -> io::Result<ClientTls> {
+        ClientTls::new(named(&self.upstream_roots), named(&self.upstream_folder))
     }
+}
+
+fn named(path: &Path) -> Option<&Path> {
+    (!path.as_os_str().is_empty()).then_some(path)
 }
 
 /// Keys and tokens. Empty texts mean: made at the first start, in the data directory.

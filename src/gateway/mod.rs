@@ -6,7 +6,7 @@
 mod prober;
 mod services;
 
-use std::{net::SocketAddr, path::PathBuf, sync::Arc};
+use std::{net::SocketAddr, sync::Arc};
 
 use anyhow::Context as _;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -16,10 +16,7 @@ use crate::{
     admin::{self, Admin},
     config::Config,
     crypto::Secret,
-    net::{
-        Listener,
-        tls::{ClientTls, ServerTls},
-    },
+    net::{Listener, tls::ServerTls},
     protocol::Protocol,
     registry::Registry,
     shutdown::Shutdown,
@@ -63,8 +60,7 @@ impl Gateway {
                 () = ending.draining() => {}
             }
         });
-        let roots = config.tls.upstream_roots().map(PathBuf::as_path);
-        let client_tls = ClientTls::new(roots).context("tls.upstream_roots")?;
+        let client_tls = config.tls.client_tls().context("tls.upstream_roots")?;
         let server_tls = server_tls(&config)?;
         let services = Arc::new(Services::new(
             &config,
@@ -149,11 +145,11 @@ impl Gateway {
 
     fn reload(&self) {
         let files = self.config.tls.server_files();
-        let Some((server_tls, (certificate, key))) = self.server_tls.as_ref().zip(files) else {
+        let Some((server_tls, files)) = self.server_tls.as_ref().zip(files) else {
             tracing::info!("nothing to reload: other settings need a restart");
             return;
         };
-        match server_tls.reload(&certificate, &key) {
+        match server_tls.reload(&files) {
             Ok(()) => tracing::info!("certificate reloaded; other settings need a restart"),
             Err(error) => tracing::error!(%error, "certificate not reloaded; the old one stays"),
         }
@@ -165,15 +161,13 @@ impl Gateway {
 /// # Errors
 /// When the certificates to trust cannot be read.
 pub fn prober(config: &Config) -> anyhow::Result<Arc<dyn admin::Prober>> {
-    let roots = config.tls.upstream_roots().map(PathBuf::as_path);
-    let client_tls = ClientTls::new(roots).context("tls.upstream_roots")?;
+    let client_tls = config.tls.client_tls().context("tls.upstream_roots")?;
     Ok(Arc::new(Probes::new(client_tls, config.pool.dial_wait_max)))
 }
 
 fn server_tls(config: &Config) -> anyhow::Result<Option<ServerTls>> {
-    let load = |(certificate, key): (PathBuf, PathBuf)| {
-        ServerTls::load(&certificate, &key).context("tls.certificate and tls.key")
-    };
+    let load =
+        |files| ServerTls::load(&files).context("tls.certificate, tls.key, tls.client_roots");
     config.tls.server_files().map(load).transpose()
 }
 

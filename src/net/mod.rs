@@ -3,6 +3,7 @@
 //! Knows no protocol and no tenant; deadlines and limits are passed in.
 
 mod dial;
+mod end_point;
 mod listener;
 mod stream;
 pub mod tls;

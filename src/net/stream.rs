@@ -6,6 +6,7 @@ use std::{
     net::SocketAddr,
     os::fd::AsFd,
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll, Waker},
 };
 
@@ -15,12 +16,16 @@ use tokio::{
 };
 use tokio_rustls::{client, server};
 
+use super::end_point;
+
 /// One TCP connection with `TCP_NODELAY` set, plain or under TLS.
 #[derive(Debug)]
 pub struct Stream {
     transport: Transport,
     peer: SocketAddr,
     server_name: Option<String>,
+    /// The hash of the certificate that we showed or were shown.
+    end_point: Option<Arc<[u8]>>,
 }
 
 /// TLS states are boxed: they are large, and most streams are plain.
@@ -43,23 +48,34 @@ impl Stream {
             transport: Transport::Plain(socket),
             peer,
             server_name: None,
+            end_point: None,
         })
     }
 
-    pub(super) fn accepted(tls: server::TlsStream<TcpStream>, peer: SocketAddr) -> Self {
+    pub(super) fn accepted(
+        tls: server::TlsStream<TcpStream>,
+        peer: SocketAddr,
+        end_point: Option<Arc<[u8]>>,
+    ) -> Self {
         let server_name = tls.get_ref().1.server_name().map(str::to_owned);
         Self {
             transport: Transport::Accepted(Box::new(tls)),
             peer,
             server_name,
+            end_point,
         }
     }
 
     pub(super) fn dialled(tls: client::TlsStream<TcpStream>, peer: SocketAddr) -> Self {
+        let certificates = tls.get_ref().1.peer_certificates().unwrap_or_default();
+        let end_point = certificates
+            .first()
+            .and_then(|first| end_point::hash(first));
         Self {
             transport: Transport::Dialled(Box::new(tls)),
             peer,
             server_name: None,
+            end_point: end_point.map(Arc::from),
         }
     }
 
@@ -79,6 +95,20 @@ impl Stream {
     /// The TLS server name that the client asked for.
     pub fn server_name(&self) -> Option<&str> {
         self.server_name.as_deref()
+    }
+
+    /// The hash of the server's certificate, to which a login over TLS can be bound (`tls-server-end-point`).
+    pub fn end_point(&self) -> Option<&[u8]> {
+        self.end_point.as_deref()
+    }
+
+    /// The protocol that both sides agreed on by ALPN.
+    pub fn application_protocol(&self) -> Option<&[u8]> {
+        match &self.transport {
+            Transport::Plain(_) => None,
+            Transport::Accepted(tls) => tls.get_ref().1.alpn_protocol(),
+            Transport::Dialled(tls) => tls.get_ref().1.alpn_protocol(),
+        }
     }
 
     /// Whether the bytes are under TLS.

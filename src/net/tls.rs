@@ -1,17 +1,26 @@
 //! TLS by rustls: towards upstreams with libpq's modes, towards clients with a reloadable certificate.
 
-use std::{io, path::Path, sync::Arc, time::Duration};
+use std::{
+    io,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use parking_lot::RwLock;
 use rustls::{
     ClientConfig, DigitallySignedStruct, RootCertStore, ServerConfig, SignatureScheme,
-    client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
+    client::{
+        WebPkiServerVerifier,
+        danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
+    },
     crypto::{CryptoProvider, ring},
     pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime, pem::PemObject},
+    server::WebPkiClientVerifier,
 };
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
-use super::{DialFault, DialStep, Stream};
+use super::{DialFault, DialStep, Stream, end_point};
 
 /// How long a TLS handshake may take.
 const HANDSHAKE_MAX: Duration = Duration::from_secs(10);
@@ -27,51 +36,119 @@ pub enum Verify {
     ChainAndName,
 }
 
+/// Files of one upstream's own, by their names in the folder for them.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct UpstreamFiles<'a> {
+    /// The certificate that we show, and its key.
+    pub identity: Option<(&'a str, &'a str)>,
+    /// The certificates to trust instead of all others.
+    pub roots: Option<&'a str>,
+}
+
 /// TLS towards upstreams.
 #[derive(Clone)]
 pub struct ClientTls {
+    roots: Arc<RootCertStore>,
+    folder: Option<Arc<Path>>,
     full: Arc<ClientConfig>,
     chain: Arc<ClientConfig>,
     nothing: Arc<ClientConfig>,
 }
 
 impl ClientTls {
-    /// Trusts the Mozilla roots and, where given, the certificates of a PEM file.
+    /// Trusts the Mozilla roots and, where given, the certificates of a PEM file; upstreams' own files are
+    /// looked for in `folder`.
     ///
     /// # Errors
     /// When the file cannot be read.
-    pub fn new(extra_roots: Option<&Path>) -> io::Result<Self> {
+    pub fn new(extra_roots: Option<&Path>, folder: Option<&Path>) -> io::Result<Self> {
         let mut roots = RootCertStore {
             roots: webpki_roots::TLS_SERVER_ROOTS.to_vec(),
         };
         if let Some(path) = extra_roots {
-            for certificate in CertificateDer::pem_file_iter(path).map_err(io::Error::other)? {
-                roots
-                    .add(certificate.map_err(io::Error::other)?)
-                    .map_err(io::Error::other)?;
-            }
+            add_roots(&mut roots, path)?;
         }
+        Self::build(Arc::new(roots), folder.map(Arc::from), None)
+    }
+
+    /// The same for an upstream with files of its own.
+    ///
+    /// # Errors
+    /// When there is no folder for them, a name leads out of it, or a file cannot be read.
+    pub fn with_files(&self, files: UpstreamFiles<'_>) -> io::Result<Self> {
+        if files.identity.is_none() && files.roots.is_none() {
+            return Ok(self.clone());
+        }
+        let roots = match files.roots {
+            None => Arc::clone(&self.roots),
+            Some(name) => {
+                let mut roots = RootCertStore::empty();
+                add_roots(&mut roots, &self.file(name)?)?;
+                Arc::new(roots)
+            }
+        };
+        let identity = match files.identity {
+            None => None,
+            Some((certificate, key)) => {
+                Some(read_pair(&self.file(certificate)?, &self.file(key)?)?)
+            }
+        };
+        Self::build(roots, self.folder.clone(), identity.as_ref())
+    }
+
+    /// The same, naming a protocol by ALPN.
+    #[must_use]
+    pub fn speaking(&self, protocol: &[u8]) -> Self {
+        let name = |config: &Arc<ClientConfig>| {
+            let mut config = ClientConfig::clone(config);
+            config.alpn_protocols = vec![protocol.to_vec()];
+            Arc::new(config)
+        };
+        Self {
+            roots: Arc::clone(&self.roots),
+            folder: self.folder.clone(),
+            full: name(&self.full),
+            chain: name(&self.chain),
+            nothing: name(&self.nothing),
+        }
+    }
+
+    fn build(
+        roots: Arc<RootCertStore>,
+        folder: Option<Arc<Path>>,
+        identity: Option<&Pair>,
+    ) -> io::Result<Self> {
         let provider = Arc::new(ring::default_provider());
-        let verifier = rustls::client::WebPkiServerVerifier::builder_with_provider(
-            Arc::new(roots),
-            Arc::clone(&provider),
-        )
-        .build()
-        .map_err(io::Error::other)?;
-        let full: Arc<dyn ServerCertVerifier> = verifier;
-        let chain = Arc::new(Lax {
-            inner: Some(Arc::clone(&full)),
-            provider: Arc::clone(&provider),
-        });
-        let nothing = Arc::new(Lax {
-            inner: None,
-            provider: Arc::clone(&provider),
-        });
+        let builder =
+            WebPkiServerVerifier::builder_with_provider(Arc::clone(&roots), Arc::clone(&provider));
+        let full: Arc<dyn ServerCertVerifier> = builder.build().map_err(io::Error::other)?;
+        let lax = |inner| {
+            Arc::new(Lax {
+                inner,
+                provider: Arc::clone(&provider),
+            })
+        };
+        let chain = lax(Some(Arc::clone(&full)));
+        let config = |verifier| client_config(&provider, verifier, identity);
         Ok(Self {
-            full: client_config(&provider, full)?,
-            chain: client_config(&provider, chain)?,
-            nothing: client_config(&provider, nothing)?,
+            full: config(full)?,
+            chain: config(chain)?,
+            nothing: config(lax(None))?,
+            roots,
+            folder,
         })
+    }
+
+    /// Connection strings come from many hands: they name files, not places.
+    fn file(&self, name: &str) -> io::Result<PathBuf> {
+        let folder = self.folder.as_ref().ok_or_else(|| {
+            io::Error::other("it names files, and tls.upstream_folder is not set")
+        })?;
+        if name.is_empty() || name.starts_with('.') || name.contains(['/', '\\', '\0']) {
+            let why = format!("'{name}' is not the name of a file in tls.upstream_folder");
+            return Err(io::Error::other(why));
+        }
+        Ok(folder.join(name))
     }
 
     /// Runs the handshake on a plain stream.
@@ -107,72 +184,141 @@ impl ClientTls {
     }
 }
 
+/// A certificate chain and its key.
+type Pair = (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>);
+
+fn add_roots(roots: &mut RootCertStore, path: &Path) -> io::Result<()> {
+    for certificate in CertificateDer::pem_file_iter(path).map_err(io::Error::other)? {
+        roots
+            .add(certificate.map_err(io::Error::other)?)
+            .map_err(io::Error::other)?;
+    }
+    Ok(())
+}
+
+fn read_pair(certificate: &Path, key: &Path) -> io::Result<Pair> {
+    let chain = CertificateDer::pem_file_iter(certificate)
+        .map_err(io::Error::other)?
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(io::Error::other)?;
+    let key = PrivateKeyDer::from_pem_file(key).map_err(io::Error::other)?;
+    Ok((chain, key))
+}
+
 fn client_config(
     provider: &Arc<CryptoProvider>,
     verifier: Arc<dyn ServerCertVerifier>,
+    identity: Option<&Pair>,
 ) -> io::Result<Arc<ClientConfig>> {
-    let config = ClientConfig::builder_with_provider(Arc::clone(provider))
+    let builder = ClientConfig::builder_with_provider(Arc::clone(provider))
         .with_safe_default_protocol_versions()
         .map_err(io::Error::other)?
         .dangerous()
-        .with_custom_certificate_verifier(verifier)
-        .with_no_client_auth();
+        .with_custom_certificate_verifier(verifier);
+    let config = match identity {
+        None => builder.with_no_client_auth(),
+        Some((chain, key)) => builder
+            .with_client_auth_cert(chain.clone(), key.clone_key())
+            .map_err(io::Error::other)?,
+    };
     Ok(Arc::new(config))
 }
 
-/// TLS towards clients; the certificate can be replaced while clients are connected.
+/// The files of TLS towards clients, PEM.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServerFiles {
+    /// The certificate chain.
+    pub certificate: PathBuf,
+    /// Its key.
+    pub key: PathBuf,
+    /// Where given, clients must show a certificate that one of these has signed.
+    pub client_roots: Option<PathBuf>,
+}
+
+/// TLS towards clients; the files can be read again while clients are connected.
 #[derive(Clone)]
 pub struct ServerTls {
-    config: Arc<RwLock<Arc<ServerConfig>>>,
+    served: Arc<RwLock<Served>>,
+}
+
+#[derive(Clone)]
+struct Served {
+    config: Arc<ServerConfig>,
+    end_point: Option<Arc<[u8]>>,
 }
 
 impl ServerTls {
-    /// Reads a certificate chain and its key, both PEM.
+    /// Reads the files.
     ///
     /// # Errors
     /// When a file cannot be read or the key does not fit the certificate.
-    pub fn load(certificate: &Path, key: &Path) -> io::Result<Self> {
+    pub fn load(files: &ServerFiles) -> io::Result<Self> {
         Ok(Self {
-            config: Arc::new(RwLock::new(server_config(certificate, key)?)),
+            served: Arc::new(RwLock::new(Served::load(files)?)),
         })
     }
 
     /// Reads the files again; running connections keep what they have.
     ///
     /// # Errors
-    /// As [`ServerTls::load`]; the old certificate then stays in use.
-    pub fn reload(&self, certificate: &Path, key: &Path) -> io::Result<()> {
-        let config = server_config(certificate, key)?;
-        *self.config.write() = config;
+    /// As [`ServerTls::load`]; what was read before then stays in use.
+    pub fn reload(&self, files: &ServerFiles) -> io::Result<()> {
+        let served = Served::load(files)?;
+        *self.served.write() = served;
         Ok(())
     }
 
     /// Runs the handshake on a plain stream.
     pub async fn accept(&self, stream: Stream) -> io::Result<Stream> {
-        let config = Arc::clone(&self.config.read());
+        self.accept_as(stream, &[]).await
+    }
+
+    /// As [`ServerTls::accept`]; clients that name protocols by ALPN must name one of these.
+    pub async fn accept_as(&self, stream: Stream, protocols: &[&[u8]]) -> io::Result<Stream> {
+        let Served {
+            mut config,
+            end_point,
+        } = self.served.read().clone();
+        if !protocols.is_empty() {
+            let own = Arc::make_mut(&mut config);
+            own.alpn_protocols = protocols.iter().map(|name| name.to_vec()).collect();
+        }
         let (socket, peer) = stream
             .into_plain()
             .map_err(|_| io::Error::other("the stream is under TLS already"))?;
         let tls = tokio::time::timeout(HANDSHAKE_MAX, TlsAcceptor::from(config).accept(socket))
             .await
             .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
-        Ok(Stream::accepted(tls, peer))
+        Ok(Stream::accepted(tls, peer, end_point))
     }
 }
 
-fn server_config(certificate: &Path, key: &Path) -> io::Result<Arc<ServerConfig>> {
-    let chain = CertificateDer::pem_file_iter(certificate)
-        .map_err(io::Error::other)?
-        .collect::<Result<Vec<_>, _>>()
-        .map_err(io::Error::other)?;
-    let key = PrivateKeyDer::from_pem_file(key).map_err(io::Error::other)?;
-    let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
-        .with_safe_default_protocol_versions()
-        .map_err(io::Error::other)?
-        .with_no_client_auth()
-        .with_single_cert(chain, key)
-        .map_err(io::Error::other)?;
-    Ok(Arc::new(config))
+impl Served {
+    fn load(files: &ServerFiles) -> io::Result<Self> {
+        let (chain, key) = read_pair(&files.certificate, &files.key)?;
+        let end_point = chain.first().and_then(|own| end_point::hash(own));
+        let provider = Arc::new(ring::default_provider());
+        let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
+            .with_safe_default_protocol_versions()
+            .map_err(io::Error::other)?;
+        let builder = match &files.client_roots {
+            None => builder.with_no_client_auth(),
+            Some(path) => {
+                let mut roots = RootCertStore::empty();
+                add_roots(&mut roots, path)?;
+                let verifier =
+                    WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider);
+                builder.with_client_cert_verifier(verifier.build().map_err(io::Error::other)?)
+            }
+        };
+        let config = builder
+            .with_single_cert(chain, key)
+            .map_err(io::Error::other)?;
+        Ok(Self {
+            config: Arc::new(config),
+            end_point: end_point.map(Arc::from),
+        })
+    }
 }
 
 /// `require` (nothing is checked) and `verify-ca` (the name is not), as libpq defines them.

@@ -1,6 +1,6 @@
 //! A pool as operators see it: its counts, and what they may ask of it.
 
-use super::{Dial, Pool, PoolStats};
+use super::{Dial, Pool, PoolStats, core::Core};
 
 impl<D: Dial> Pool<D> {
     /// The counts of this moment.
@@ -36,6 +36,6 @@ impl<D: Dial> Pool<D> {
 
     /// Closes every upstream there is, now or when it comes back; new ones are opened as needed.
     pub fn reconnect(&self) {
-        self.step(|core, now, orders| core.renew(now, orders));
+        self.step(Core::renew);
     }
 }

@@ -3,7 +3,12 @@
 //! A request is forwarded only while its client owns an upstream, and the upstream may not change
 //! hands until the forwarding has ended, so that a late one cannot hit the next client.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
 
 use bytes::BytesMut;
 use dashmap::{DashMap, mapref::entry::Entry};
@@ -12,37 +17,65 @@ use subtle::ConstantTimeEq;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     sync::Notify,
-    time::timeout,
+    time::{Instant, timeout},
 };
 
-use super::{upstream, wire};
-use crate::{
-    net::{Address, tls::ClientTls},
-    tenant::TlsMode,
+use super::{
+    upstream::{self, Way},
+    wire,
 };
+use crate::net::{Address, tls::ClientTls};
 
 /// How long forwarding one request may take.
 const FORWARD_MAX: Duration = Duration::from_secs(5);
+/// The secrets of clients that speak protocol 3.2; the server's own are as long.
+const LONG_SECRET_BYTES: usize = 32;
+/// Addresses whose requests are counted within a second; further ones are not heard.
+const ADDRESSES_MAX: usize = 4096;
 
 /// Where and with what key an upstream's query is cancelled.
 pub(super) struct CancelTarget {
     pub(super) address: SocketAddr,
     pub(super) host: String,
-    pub(super) tls: TlsMode,
+    pub(super) way: Way,
     pub(super) pid: u32,
-    pub(super) secret: u32,
+    pub(super) secret: Box<[u8]>,
+    /// What the registration says of certificates.
+    pub(super) client_tls: ClientTls,
 }
 
 /// Every client's key.
-#[derive(Default)]
 pub(super) struct Cancels {
     desks: DashMap<u32, Arc<Desk>>,
+    rate: Mutex<Rate>,
+}
+
+/// Requests of each address in the present second.
+struct Rate {
+    per_second_max: u32,
+    second: Instant,
+    seen: HashMap<IpAddr, u32>,
+}
+
+impl Rate {
+    fn allows(&mut self, from: IpAddr, now: Instant) -> bool {
+        if now.duration_since(self.second) >= Duration::from_secs(1) {
+            self.second = now;
+            self.seen.clear();
+        }
+        if self.seen.len() >= ADDRESSES_MAX && !self.seen.contains_key(&from) {
+            return false;
+        }
+        let seen = self.seen.entry(from).or_default();
+        *seen += 1;
+        *seen <= self.per_second_max
+    }
 }
 
 /// Where requests to cancel one client's queries are taken.
 pub(super) struct Desk {
     pub(super) pid: u32,
-    pub(super) secret: u32,
+    secret: Box<[u8]>,
     state: Mutex<State>,
     changed: Notify,
 }
@@ -63,15 +96,28 @@ pub(super) struct OwnDesk {
 }
 
 impl Cancels {
-    /// A new key for a client.
+    /// Nobody's keys yet.
+    pub(super) fn new(per_second_max: u32) -> Arc<Self> {
+        Arc::new(Self {
+            desks: DashMap::new(),
+            rate: Mutex::new(Rate {
+                per_second_max,
+                second: Instant::now(),
+                seen: HashMap::new(),
+            }),
+        })
+    }
+
+    /// A new key for a client: four bytes, or what protocol 3.2 allows for.
     ///
     /// # Errors
     /// When the system has no randomness.
-    pub(super) fn enrol(self: &Arc<Self>) -> Result<OwnDesk, getrandom::Error> {
+    pub(super) fn enrol(self: &Arc<Self>, long: bool) -> Result<OwnDesk, getrandom::Error> {
         loop {
             // Drivers read the process id as a signed number and some refuse negative ones.
             let pid = getrandom::u32()? >> 1;
-            let secret = getrandom::u32()?;
+            let mut secret: Box<[u8]> = vec![0; if long { LONG_SECRET_BYTES } else { 4 }].into();
+            getrandom::fill(&mut secret)?;
             if let (1.., Entry::Vacant(place)) = (pid, self.desks.entry(pid)) {
                 let desk = Arc::new(Desk {
                     pid,
@@ -89,18 +135,22 @@ impl Cancels {
     }
 
     /// Carries out a request, if its key is right and there is something to cancel.
-    pub(super) async fn request(&self, pid: u32, secret: u32, client_tls: &ClientTls) {
+    pub(super) async fn request(&self, from: IpAddr, pid: u32, secret: &[u8]) {
+        if !self.rate.lock().allows(from, Instant::now()) {
+            tracing::debug!(%from, "more cancel requests than are let through");
+            return;
+        }
         let desk = self.desks.get(&pid).map(|desk| Arc::clone(&desk));
         let Some(desk) = desk else {
             return;
         };
-        if !bool::from(desk.secret.ct_eq(&secret)) {
+        if !bool::from(desk.secret.ct_eq(secret)) {
             return;
         }
         let Some(forwarding) = Forwarding::begin(&desk) else {
             return;
         };
-        if timeout(FORWARD_MAX, send(&forwarding.target, client_tls))
+        if timeout(FORWARD_MAX, send(&forwarding.target))
             .await
             .is_err()
         {
@@ -110,18 +160,19 @@ impl Cancels {
 }
 
 /// Sends a cancel request and waits until the server has taken it: it then closes.
-pub(super) async fn send(target: &CancelTarget, client_tls: &ClientTls) {
+pub(super) async fn send(target: &CancelTarget) {
     let host = target.address.ip().to_string();
     let address = Address {
         host: &host,
         port: target.address.port(),
     };
-    let Ok(mut stream) = upstream::open(address, &target.host, target.tls, client_tls).await else {
+    let opened = upstream::open(address, &target.host, target.way, &target.client_tls).await;
+    let Ok(mut stream) = opened else {
         tracing::debug!("a cancel request could not be forwarded");
         return;
     };
     let mut out = BytesMut::new();
-    wire::cancel_request(&mut out, target.pid, target.secret);
+    wire::cancel_request(&mut out, target.pid, &target.secret);
     if stream.write_all(&out).await.is_ok() && stream.flush().await.is_ok() {
         let mut rest = [0; 1];
         drop(stream.read(&mut rest).await);
@@ -160,8 +211,8 @@ impl Drop for Forwarding {
 
 impl OwnDesk {
     /// The key that the client is told.
-    pub(super) fn key(&self) -> (u32, u32) {
-        (self.desk.pid, self.desk.secret)
+    pub(super) fn key(&self) -> (u32, &[u8]) {
+        (self.desk.pid, &self.desk.secret)
     }
 
     /// From now on requests go to this upstream.
@@ -223,20 +274,25 @@ impl Drop for Waiting<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::tenant::TlsMode;
 
     fn target() -> Arc<CancelTarget> {
         Arc::new(CancelTarget {
             address: ([127, 0, 0, 1], 1).into(),
             host: "localhost".into(),
-            tls: TlsMode::Disable,
+            way: Way {
+                mode: TlsMode::Disable,
+                direct: false,
+            },
             pid: 1,
-            secret: 2,
+            secret: [0, 0, 0, 2].into(),
+            client_tls: ClientTls::new(None, None).unwrap(),
         })
     }
 
     #[tokio::test]
     async fn an_upstream_stays_while_a_request_is_on_its_way() {
-        let own = Arc::new(Cancels::default()).enrol().unwrap();
+        let own = Cancels::new(100).enrol(false).unwrap();
         assert!(Forwarding::begin(&own.desk).is_none(), "nothing to cancel");
         own.attach(&target());
         let forwarding = Forwarding::begin(&own.desk).unwrap();
@@ -253,7 +309,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_waiting_client_gives_up() {
-        let own = Arc::new(Cancels::default()).enrol().unwrap();
+        let own = Cancels::new(100).enrol(false).unwrap();
         let mut cancelled = std::pin::pin!(own.cancelled());
         tokio::select! {
             biased;
@@ -264,10 +320,22 @@ mod tests {
         cancelled.await;
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn an_address_cannot_guess_for_long() {
+        let cancels = Cancels::new(2);
+        let allows = |last: u8| {
+            let from = IpAddr::from([127, 0, 0, last]);
+            cancels.rate.lock().allows(from, Instant::now())
+        };
+        assert_eq!([1, 1, 1, 2].map(allows), [true, true, false, true]);
+        tokio::time::advance(Duration::from_secs(1)).await;
+        assert!(allows(1));
+    }
+
     #[test]
     fn a_key_is_void_when_its_client_is_gone() {
-        let cancels = Arc::new(Cancels::default());
-        drop(cancels.enrol().unwrap());
+        let cancels = Cancels::new(100);
+        drop(cancels.enrol(false).unwrap());
         assert!(cancels.desks.is_empty());
     }
 }

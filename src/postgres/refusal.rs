@@ -41,6 +41,12 @@ pub(super) fn duplicate_statement(name: &[u8]) -> Box<[u8]> {
     out.as_ref().into()
 }
 
+/// A database that is not the one that the login leads to.
+pub(super) fn unknown_database(out: &mut BytesMut, name: &str) {
+    let text = format!("database \"{name}\" does not exist");
+    wire::error_response(out, "FATAL", "3D000", &text, None);
+}
+
 /// A name that is not prepared.
 pub(super) fn unknown_statement(name: &[u8]) -> Box<[u8]> {
     let mut out = BytesMut::new();
@@ -125,6 +131,11 @@ pub(super) fn upstream_error(body: &[u8]) -> (String, String) {
             .into_owned()
     };
     (field(b'C'), field(b'M'))
+}
+
+/// Whether the server's rules let nobody in this way, which may be the matter of TLS.
+pub(super) fn is_barred(code: &str) -> bool {
+    code == "28000"
 }
 
 /// What the person who registered a database can do about a login that the server refused.

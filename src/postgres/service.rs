@@ -13,6 +13,7 @@ use super::{
     session::{Session, Tally},
     tenancy::Tenancies,
     upstream::Dialer,
+    wire,
 };
 use crate::{
     fault::{Refusal, Side},
@@ -37,6 +38,10 @@ pub struct Settings {
     /// How long a client may take to log in.
     #[serde(with = "humantime_serde")]
     pub login_wait_max: Duration,
+    /// Whether clients must use TLS.
+    pub tls_required: bool,
+    /// Cancel requests of one address in a second; more are dropped.
+    pub cancels_per_second_max: u32,
     /// The longest statement text, in bytes.
     pub statement_bytes_max: usize,
     /// Prepared statements of one client at most.
@@ -51,6 +56,8 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             login_wait_max: Duration::from_mins(1),
+            tls_required: false,
+            cancels_per_second_max: 100,
             statement_bytes_max: 64 * 1024 * 1024,
             statements_max: 5000,
             statements_bytes_max: 64 * 1024 * 1024,
@@ -82,7 +89,6 @@ pub struct Service {
     pub(super) settings: Settings,
     pub(super) admission: Arc<Admission>,
     pub(super) shutdown: Shutdown,
-    pub(super) client_tls: ClientTls,
     pub(super) server_tls: Option<ServerTls>,
     pub(super) tenancies: Arc<Tenancies>,
     pub(super) cancels: Arc<Cancels>,
@@ -93,7 +99,9 @@ impl Service {
     /// A service without clients.
     pub fn new(parts: Parts) -> Arc<Self> {
         let tenancies = Arc::new(Tenancies::default());
-        let dialer = Dialer::new(parts.client_tls.clone(), Arc::clone(&tenancies));
+        let client_tls = parts.client_tls.speaking(wire::APPLICATION_PROTOCOL);
+        let cancels = Cancels::new(parts.settings.cancels_per_second_max);
+        let dialer = Dialer::new(client_tls, Arc::clone(&tenancies));
         let fleet = Fleet::new(
             Protocol::Postgres,
             dialer,
@@ -105,10 +113,9 @@ impl Service {
             settings: parts.settings,
             admission: parts.admission,
             shutdown: parts.shutdown,
-            client_tls: parts.client_tls,
             server_tls: parts.server_tls,
             tenancies,
-            cancels: Arc::default(),
+            cancels,
             fleet,
         })
     }

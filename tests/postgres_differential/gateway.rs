@@ -96,7 +96,7 @@ impl Gateway {
             budget: pool::Budget::new(20),
             admission: Admission::new(Arc::new(registry), Board::new()).unwrap(),
             shutdown: shutdown.clone(),
-            client_tls: ClientTls::new(None).unwrap(),
+            client_tls: ClientTls::new(None, None).unwrap(),
             server_tls: None,
         });
         let listener = Listener::bind(([127, 0, 0, 1], 0).into(), 100).unwrap();

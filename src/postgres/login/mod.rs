@@ -1,10 +1,10 @@
 //! From the first byte to `ReadyForQuery`: encryption, the start-up packet, the proof, the greeting.
 
 mod opening;
+mod proof;
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use bytes::BytesMut;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use opening::Opened;
@@ -21,20 +21,16 @@ use super::{
     wire::{self, StartupParameters},
 };
 use crate::{
-    auth::scram::{self, ScramError},
     fault::Refusal,
     pool::{CloseReason, Pool, Residue},
     protocol::Protocol,
     session::{Admitted, Candidate, Claim},
     telemetry::SessionEnd,
-    tenant::PoolMode,
+    tenant::{PoolMode, Tenant},
 };
 
 /// How long a client may take to read why it is not let in.
 const LAST_WORDS_MAX: Duration = Duration::from_secs(2);
-/// The longest message of a client that has not logged in.
-const MESSAGE_BYTES_MAX: usize = 8 * 1024;
-const MECHANISM: &str = "SCRAM-SHA-256";
 
 /// What came of a connection.
 pub(super) enum Outcome {
@@ -54,6 +50,8 @@ enum Stop {
     Refused(Refusal),
     /// With an error of the upstream's.
     Failed(Vec<u8>),
+    /// There is no database of the name that was asked for.
+    NoDatabase(String),
 }
 
 impl From<Refusal> for Stop {
@@ -89,6 +87,7 @@ async fn say_no(service: &Service, mut client: Peer, stop: Stop) -> Outcome {
             service.meters().fault(refused.kind(), refused.side());
             refusal::fatal(out, &refused);
         }
+        Stop::NoDatabase(name) => refusal::unknown_database(out, &name),
         Stop::Failed(body) => wire::tagged(out, b'E', |out| out.extend_from_slice(&body)),
     }
     drop(timeout(LAST_WORDS_MAX, client.flush()).await);
@@ -107,12 +106,17 @@ impl Login<'_> {
             .map(read_options)
             .unwrap_or_default();
         let reference = options.iter().find(|(name, _)| name == "reference");
-        let candidate = self
-            .identify(startup, reference.map(|(_, value)| value.as_str()))
-            .await?;
+        let reference = reference.map(|(_, value)| value.as_str());
+        let candidate = self.identify(startup, reference).await?;
         let admitted = self.prove(candidate).await?;
+        let database = asked_database(startup);
+        if let Some(other) = database.filter(|name| !is_called(&admitted.tenant, name))
+            && !self.names_project(startup, reference, &admitted.tenant)
+        {
+            return Err(Stop::NoDatabase(other.to_owned()));
+        }
         let wanted = wanted_parameters(startup, options);
-        self.greet(admitted, wanted).await
+        self.greet(admitted, wanted, startup.has_long_keys()).await
     }
 
     async fn identify(
@@ -124,10 +128,7 @@ impl Login<'_> {
         let user = user.ok_or(Refusal::Malformed {
             what: "no user name in startup packet",
         })?;
-        // libpq sends the user's name where no database was asked for.
-        let database = startup
-            .find("database")
-            .filter(|name| !name.is_empty() && *name != user);
+        let database = asked_database(startup);
         let claim = Claim {
             protocol: Protocol::Postgres,
             login: user,
@@ -139,60 +140,18 @@ impl Login<'_> {
         Ok(self.service.admission.identify(claim).await?)
     }
 
-    /// SCRAM-SHA-256, against a verifier that nothing fits if there is no such user.
-    async fn prove(&mut self, candidate: Candidate) -> Result<Admitted, Stop> {
-        let offer = [MECHANISM.as_bytes(), &[0, 0]].concat();
-        wire::authentication(&mut self.client.out, 10, &offer);
-        let initial = self.password_message().await?;
-        let malformed = || Refusal::Malformed {
-            what: "invalid SASL message",
-        };
-        let (mechanism, rest) = wire::split_cstr(&initial).ok_or_else(malformed)?;
-        if mechanism != MECHANISM.as_bytes() {
-            return Err(Refusal::Malformed {
-                what: "SASL mechanism was not offered",
-            }
-            .into());
-        }
-        let first = text(rest.get(4..).unwrap_or_default())?;
-        let first = scram::ClientFirst::parse(first).map_err(wrong)?;
-        let (server, answer) = scram::Server::begin(&first, candidate.verifier()).map_err(wrong)?;
-        wire::authentication(&mut self.client.out, 11, answer.as_bytes());
-        let last = self.password_message().await?;
-        match server.finish(text(&last)?) {
-            Ok(signature) => {
-                let admitted = candidate.proven().await?;
-                wire::authentication(&mut self.client.out, 12, signature.as_bytes());
-                Ok(admitted)
-            }
-            Err(ScramError::Mismatch) => Err(candidate.rejected().await.into()),
-            Err(error) => Err(wrong(error)),
-        }
-    }
-
-    async fn password_message(&mut self) -> Result<Vec<u8>, Stop> {
-        self.flush().await?;
-        loop {
-            let unseen = self.client.inbound.unseen();
-            if let Some(frame) = wire::frontend_head(unseen, MESSAGE_BYTES_MAX)? {
-                match frame.tag {
-                    b'p' if frame.bytes <= MESSAGE_BYTES_MAX => {}
-                    b'X' => return Err(Stop::Silent),
-                    _ => {
-                        return Err(Refusal::Malformed {
-                            what: "expected SASL response",
-                        }
-                        .into());
-                    }
-                }
-                if let Some(body) = frame.body(unseen) {
-                    let body = body.to_vec();
-                    self.client.inbound.skip(frame.bytes, &mut BytesMut::new());
-                    return Ok(body);
-                }
-            }
-            self.fill().await?;
-        }
+    /// Whether the login names the project, whose only database then serves whatever it is called.
+    fn names_project(
+        &self,
+        startup: &StartupParameters,
+        reference: Option<&str>,
+        tenant: &Tenant,
+    ) -> bool {
+        let user = startup.find("user").and_then(|user| user.rsplit_once('.'));
+        let label = self.client.stream.server_name();
+        let label = label.and_then(|name| name.split_once('.'));
+        let named = reference.or(user.map(|(_, t)| t)).or(label.map(|(t, _)| t));
+        named.is_some_and(|t| t.eq_ignore_ascii_case(&tenant.project))
     }
 
     /// The greeting of a real upstream, overlaid by what the client began with.
@@ -200,6 +159,7 @@ impl Login<'_> {
         &mut self,
         admitted: Admitted,
         wanted: Arc<Parameters>,
+        long_keys: bool,
     ) -> Result<Newcomer, Stop> {
         let Admitted {
             tenant, role, seat, ..
@@ -219,7 +179,7 @@ impl Login<'_> {
         let desk = self
             .service
             .cancels
-            .enrol()
+            .enrol(long_keys)
             .map_err(|_| Refusal::Internal)?;
         if let Some(name) = startup.find("application_name") {
             seat.set_label(name);
@@ -260,6 +220,22 @@ impl Login<'_> {
     async fn flush(&mut self) -> Result<(), Stop> {
         self.client.flush().await.map_err(|_| Stop::Silent)
     }
+}
+
+/// The database by its name; libpq sends the user's name where none was asked for.
+fn asked_database(startup: &StartupParameters) -> Option<&str> {
+    let name = startup.find("database")?;
+    (!name.is_empty() && Some(name) != startup.find("user")).then_some(name)
+}
+
+/// Whether a name is one of the tenant's database; where the name is another's, nobody is let into this one.
+fn is_called(tenant: &Tenant, name: &str) -> bool {
+    let target = &tenant.target;
+    let own = target.database.as_deref().or(target.user.as_deref());
+    own == Some(name)
+        || [&tenant.name, &tenant.slug]
+            .iter()
+            .any(|own| own.eq_ignore_ascii_case(name))
 }
 
 /// The start-up parameters that are the session's.
@@ -333,26 +309,6 @@ fn tried(tenancy: &Tenancy, wanted: &Parameters, reported: &BTreeMap<String, Str
         tenancy.accept(name, value, how);
     }
     told
-}
-
-fn text(bytes: &[u8]) -> Result<&str, Stop> {
-    std::str::from_utf8(bytes).map_err(|_| {
-        Refusal::Malformed {
-            what: "invalid SASL message",
-        }
-        .into()
-    })
-}
-
-fn wrong(error: ScramError) -> Stop {
-    match error {
-        ScramError::NoRandomness => Refusal::Internal.into(),
-        ScramError::ChannelBinding => unsupported("SCRAM with channel binding").into(),
-        _ => Refusal::Malformed {
-            what: "invalid SCRAM message",
-        }
-        .into(),
-    }
 }
 
 fn unsupported(what: &str) -> Refusal {

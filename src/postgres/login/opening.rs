@@ -41,6 +41,11 @@ pub(super) async fn open(service: &Arc<Service>, mut client: Peer) -> Opened {
                     Some(encrypted) => client = encrypted,
                     None => return Opened::Over,
                 }
+                // Without it, bytes meant for another protocol could be taken for this one's.
+                if client.stream.application_protocol() != Some(wire::APPLICATION_PROTOCOL) {
+                    let what = "direct TLS without the application protocol postgresql";
+                    return Opened::Refused(client, Refusal::Malformed { what });
+                }
             }
             Ok(1) => {}
             Ok(_) | Err(_) => return Opened::Over,
@@ -59,12 +64,14 @@ pub(super) async fn open(service: &Arc<Service>, mut client: Peer) -> Opened {
             },
         };
         match startup {
+            Startup::Session(_) if service.settings.tls_required && !client.stream.is_tls() => {
+                let what = "a connection without TLS; use sslmode=require".to_owned();
+                return Opened::Refused(client, Refusal::NotPermitted { what });
+            }
             Startup::Session(parameters) => return negotiate(client, parameters),
             Startup::Cancel { pid, secret } => {
-                service
-                    .cancels
-                    .request(pid, secret, &service.client_tls)
-                    .await;
+                let from = client.stream.peer().ip();
+                service.cancels.request(from, pid, &secret).await;
                 return Opened::Over;
             }
             // Bytes sent ahead in clear could be taken for bytes sent under encryption.
@@ -115,15 +122,16 @@ async fn upgrade(service: &Service, client: Peer) -> Option<Peer> {
     let stream = service
         .server_tls
         .as_ref()?
-        .accept(client.stream)
+        .accept_as(client.stream, &[wire::APPLICATION_PROTOCOL])
         .await
         .ok()?;
     Some(Peer::new(stream))
 }
 
 fn negotiate(mut client: Peer, parameters: StartupParameters) -> Opened {
-    if parameters.newer_minor || !parameters.protocol_options.is_empty() {
-        wire::negotiate_minor(&mut client.out, &parameters.protocol_options);
+    if parameters.minor > wire::MINOR_MAX || !parameters.protocol_options.is_empty() {
+        let minor = parameters.minor.min(wire::MINOR_MAX);
+        wire::negotiate_minor(&mut client.out, minor, &parameters.protocol_options);
     }
     let off = |value: &str| matches!(value, "false" | "off" | "no" | "0" | "f" | "n");
     if parameters

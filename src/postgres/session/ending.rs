@@ -139,7 +139,7 @@ impl Session {
         let partly_sent = self.request.left > 0
             || self.client.inbound.passed() > 0
             || !lease.upstream.peer.out.is_empty();
-        cancel::send(&lease.upstream.cancel, &self.service.client_tls).await;
+        cancel::send(&lease.upstream.cancel).await;
         if partly_sent {
             return Err(Stop::Vanished);
         }

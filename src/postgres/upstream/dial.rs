@@ -1,28 +1,26 @@
-//! Opening an upstream: connection, TLS, login; and the connection test.
+//! Opening an upstream: which host, and the login; and the connection test.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use md5::{Digest, Md5};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use super::{Upstream, read_message, split_word};
+use super::{
+    Upstream,
+    connect::{self, Way},
+    read_message, split_word,
+};
 use crate::{
-    auth::scram,
+    auth::scram::{self, Binding},
     crypto::Secret,
-    net::{
-        self, Address, DialFault, DialStep, Stream,
-        tls::{ClientTls, Verify},
-    },
+    net::{Address, DialFault, DialStep, tls::ClientTls},
     pool,
     postgres::{
         cancel::CancelTarget, exchange::IDLE, flow::Peer, held::UpstreamStatements, refusal,
         tenancy::Tenancies, wire,
     },
-    tenant::{Target, Tenant, TlsMode},
+    tenant::{Endpoint, Target, Tenant, TlsMode},
 };
 
-/// How long a TCP connection may take; the pool bounds the whole.
-const CONNECT_MAX: Duration = Duration::from_secs(10);
 /// Parameters of the connection string that are handed to the server.
 const HANDED_ON: [&str; 2] = ["application_name", "options"];
 
@@ -66,7 +64,8 @@ pub async fn probe(
     wait_max: Duration,
 ) -> Result<String, DialFault> {
     let test = async {
-        let (mut upstream, _) = log_in(target, client_tls, None).await?;
+        let client_tls = client_tls.speaking(wire::APPLICATION_PROTOCOL);
+        let (mut upstream, _) = log_in(target, &client_tls, None).await?;
         upstream.run("SELECT 1").await.map_err(|failed| {
             let hint = "the server takes logins but no statements; look at its log";
             DialFault::new(DialStep::Ping, failed.cause(), hint)
@@ -87,58 +86,74 @@ pub async fn probe(
         })
 }
 
-/// Connects, and asks for TLS as the mode says.
-pub(in crate::postgres) async fn open(
-    address: Address<'_>,
-    host: &str,
-    mode: TlsMode,
-    client_tls: &ClientTls,
-) -> Result<Stream, DialFault> {
-    let mut stream = net::dial(address, CONNECT_MAX).await?;
-    let verify = match mode {
-        TlsMode::Disable => return Ok(stream),
-        TlsMode::Prefer | TlsMode::Require => Verify::Nothing,
-        TlsMode::VerifyCa => Verify::Chain,
-        TlsMode::VerifyFull => Verify::ChainAndName,
-    };
-    let lost = |error: std::io::Error| {
-        let hint = "check that a PostgreSQL server listens on this port";
-        DialFault::new(DialStep::Tls, error.to_string(), hint)
-    };
-    stream.write_all(&wire::SSL_REQUEST).await.map_err(lost)?;
-    match stream.read_u8().await.map_err(lost)? {
-        b'S' => client_tls.upgrade(stream, host, verify).await,
-        b'N' if mode == TlsMode::Prefer => Ok(stream),
-        b'N' => Err(DialFault::new(
-            DialStep::Tls,
-            "the server does not offer TLS",
-            "enable ssl on the server, or use sslmode=prefer",
-        )),
-        _ => Err(DialFault::new(
-            DialStep::Tls,
-            "the answer to the request for TLS is not PostgreSQL's",
-            "check that a PostgreSQL server listens on this port",
-        )),
-    }
-}
-
+/// Tries each host in turn, and for each what the modes of TLS leave open.
 async fn log_in(
     target: &Target,
     client_tls: &ClientTls,
     known: Option<scram::Salted>,
 ) -> Result<(Upstream, Option<scram::Salted>), DialFault> {
-    let endpoint = target.endpoint().ok_or_else(|| {
-        DialFault::new(
-            DialStep::Name,
-            "the connection string has no host",
-            "add a host",
-        )
-    })?;
+    let client_tls = connect::certified(target, client_tls)?;
+    let mut first_fault = None;
+    for endpoint in &target.endpoints {
+        for &mode in connect::modes(target) {
+            match attempt(target, endpoint, mode, &client_tls, known.clone()).await {
+                Ok((upstream, _)) if !serves(target, &upstream) => {
+                    let hint = "none of the hosts is a primary; check the connection string";
+                    let fault = DialFault::new(DialStep::Login, "the server is a standby", hint);
+                    first_fault.get_or_insert(fault);
+                    pool::Upstream::close(upstream).await;
+                    break;
+                }
+                Ok(opened) => return Ok(opened),
+                Err(Missed { fault, barred }) => {
+                    first_fault.get_or_insert(fault);
+                    // Only a server that minds how we came may be tried in the other way.
+                    if !barred {
+                        break;
+                    }
+                }
+            }
+        }
+    }
+    Err(first_fault.unwrap_or_else(|| {
+        let cause = "the connection string has no host";
+        DialFault::new(DialStep::Name, cause, "add a host")
+    }))
+}
+
+/// Of several hosts only the primary will do: which one it is may change.
+fn serves(target: &Target, upstream: &Upstream) -> bool {
+    let standby = upstream.reported.get("in_hot_standby");
+    target.endpoints.len() < 2 || standby.is_none_or(|standby| standby == "off")
+}
+
+/// Why one attempt failed.
+struct Missed {
+    fault: DialFault,
+    /// The server's rules (`pg_hba.conf`) let nobody in this way.
+    barred: bool,
+}
+
+async fn attempt(
+    target: &Target,
+    endpoint: &Endpoint,
+    mode: TlsMode,
+    client_tls: &ClientTls,
+    known: Option<scram::Salted>,
+) -> Result<(Upstream, Option<scram::Salted>), Missed> {
     let address = Address {
         host: &endpoint.host,
         port: endpoint.port,
     };
-    let mut peer = Peer::new(open(address, &endpoint.host, target.tls, client_tls).await?);
+    let way = Way {
+        mode,
+        direct: connect::is_direct(target),
+    };
+    let stream = connect::open(address, &endpoint.host, way, client_tls).await;
+    let mut peer = Peer::new(stream.map_err(|fault| Missed {
+        fault,
+        barred: false,
+    })?);
     peer.inbound.reserve();
     let user = target.user.as_deref().unwrap_or("postgres");
     let mut pairs = vec![
@@ -153,25 +168,37 @@ async fn log_in(
         peer,
         user,
         password: target.password.as_ref(),
+        binding: target.options.get("channel_binding").map(String::as_str),
         salted: known,
+        bound: false,
+        barred: false,
     };
-    login.prove().await?;
-    let (reported, key) = login.greeting().await?;
+    let greeting = match login.run().await {
+        Ok(greeting) => greeting,
+        Err(fault) => {
+            let barred = login.barred;
+            return Err(Missed { fault, barred });
+        }
+    };
     let cancel = CancelTarget {
         address: login.peer.stream.peer(),
         host: endpoint.host.clone(),
-        tls: if login.peer.stream.is_tls() {
-            target.tls
-        } else {
-            TlsMode::Disable
+        way: Way {
+            mode: if login.peer.stream.is_tls() {
+                mode
+            } else {
+                TlsMode::Disable
+            },
+            ..way
         },
-        pid: key.0,
-        secret: key.1,
+        pid: greeting.pid,
+        secret: greeting.secret,
+        client_tls: client_tls.clone(),
     };
     let upstream = Upstream {
         peer: login.peer,
         cancel: Arc::new(cancel),
-        reported,
+        reported: greeting.reported,
         known: Arc::default(),
         statements: UpstreamStatements::default(),
         unnamed: None,
@@ -180,20 +207,47 @@ async fn log_in(
     Ok((upstream, login.salted))
 }
 
+/// What a server says when it has let us in.
+#[derive(Default)]
+struct Greeting {
+    reported: BTreeMap<String, String>,
+    pid: u32,
+    secret: Box<[u8]>,
+}
+
 /// A login under way.
 struct Login<'a> {
     peer: Peer,
     user: &'a str,
     password: Option<&'a Secret>,
+    /// `channel_binding` of the connection string.
+    binding: Option<&'a str>,
     salted: Option<scram::Salted>,
+    /// The exchange was bound to the TLS connection.
+    bound: bool,
+    barred: bool,
 }
 
 impl Login<'_> {
+    async fn run(&mut self) -> Result<Greeting, DialFault> {
+        self.prove().await?;
+        if self.binding == Some("require") && !self.bound {
+            return Err(unsupported(
+                "a login that is not bound to its TLS connection",
+            ));
+        }
+        self.greeting().await
+    }
+
     async fn prove(&mut self) -> Result<(), DialFault> {
         loop {
             let body = self.authentication().await?;
             match split_word(&body) {
                 (0, _) => return Ok(()),
+                // A password in clear tells somebody between us all that binding would have kept.
+                (3 | 5, _) if self.binding == Some("require") => {
+                    return Err(unsupported("a password without channel binding"));
+                }
                 (3, _) => {
                     let password = self.password()?.expose().as_bytes().to_vec();
                     wire::password(&mut self.peer.out, &[&password[..], &[0]].concat());
@@ -202,24 +256,31 @@ impl Login<'_> {
                     let answer = md5_answer(self.user, self.password()?.expose(), salt);
                     wire::password(&mut self.peer.out, answer.as_bytes());
                 }
-                (10, mechanisms) => {
-                    if !mechanisms
-                        .split(|byte| *byte == 0)
-                        .any(|name| name == b"SCRAM-SHA-256")
-                    {
-                        return Err(unsupported("no SASL mechanism in common"));
-                    }
-                    self.scram().await?;
-                }
+                (10, mechanisms) => self.scram(mechanisms).await?,
                 (code, _) => return Err(unsupported(&format!("authentication method {code}"))),
             }
         }
     }
 
-    async fn scram(&mut self) -> Result<(), DialFault> {
+    async fn scram(&mut self, mechanisms: &[u8]) -> Result<(), DialFault> {
         let wrong = |error: scram::ScramError| refused(error.to_string());
-        let (client, first) = scram::Client::begin("").map_err(wrong)?;
-        wire::sasl_initial(&mut self.peer.out, "SCRAM-SHA-256", &first);
+        let offered = |wanted: &str| {
+            let mut names = mechanisms.split(|byte| *byte == 0);
+            names.any(|name| name == wanted.as_bytes())
+        };
+        let (plain, plus) = ("SCRAM-SHA-256", "SCRAM-SHA-256-PLUS");
+        let end_point = self.peer.stream.end_point();
+        let (mechanism, binding) = match (self.binding, end_point) {
+            (Some("disable"), _) | (_, None) => (plain, Binding::Unavailable),
+            (_, Some(hash)) if offered(plus) => (plus, Binding::EndPoint(hash)),
+            (_, Some(_)) => (plain, Binding::Unused),
+        };
+        self.bound = mechanism == plus;
+        if !offered(mechanism) || self.binding == Some("require") && !self.bound {
+            return Err(unsupported("no SASL mechanism in common"));
+        }
+        let (client, first) = scram::Client::begin_bound("", binding).map_err(wrong)?;
+        wire::sasl_initial(&mut self.peer.out, mechanism, &first);
         let body = self.authentication().await?;
         let server_first = text_of(&body, 11)?;
         let known = self.salted.take();
@@ -254,7 +315,7 @@ impl Login<'_> {
             let message = read_message(&mut self.peer).await.map_err(lost)?;
             match message.tag {
                 b'R' => return Ok(message.body),
-                b'E' => return Err(rejected(&message.body)),
+                b'E' => return Err(self.rejected(&message.body)),
                 b'N' | b'v' => {}
                 _ => {
                     return Err(lost(
@@ -265,25 +326,33 @@ impl Login<'_> {
         }
     }
 
-    async fn greeting(&mut self) -> Result<(BTreeMap<String, String>, (u32, u32)), DialFault> {
-        let (mut reported, mut key) = (BTreeMap::new(), (0, 0));
+    async fn greeting(&mut self) -> Result<Greeting, DialFault> {
+        let mut greeting = Greeting::default();
         loop {
             let message = read_message(&mut self.peer).await.map_err(lost)?;
             match message.tag {
                 b'S' => {
                     if let Some((name, value)) = wire::status_pair(&message.body) {
-                        reported.insert(name.to_owned(), value.to_owned());
+                        let (name, value) = (name.to_owned(), value.to_owned());
+                        greeting.reported.insert(name, value);
                     }
                 }
                 b'K' => {
-                    let (pid, rest) = split_word(&message.body);
-                    key = (pid, split_word(rest).0);
+                    let (pid, secret) = split_word(&message.body);
+                    (greeting.pid, greeting.secret) = (pid, secret.into());
                 }
-                b'E' => return Err(rejected(&message.body)),
-                b'Z' => return Ok((reported, key)),
+                b'E' => return Err(self.rejected(&message.body)),
+                b'Z' => return Ok(greeting),
                 _ => {}
             }
         }
+    }
+
+    fn rejected(&mut self, body: &[u8]) -> DialFault {
+        let (code, message) = refusal::upstream_error(body);
+        self.barred = refusal::is_barred(&code);
+        let hint = refusal::login_hint(&code);
+        DialFault::new(DialStep::Login, format!("{message} ({code})"), hint)
     }
 }
 
@@ -324,10 +393,4 @@ fn refused(cause: String) -> DialFault {
 fn unsupported(what: &str) -> DialFault {
     let hint = "SCRAM-SHA-256, MD5 and clear passwords are known; change pg_hba.conf";
     DialFault::new(DialStep::Login, format!("unsupported: {what}"), hint)
-}
-
-fn rejected(body: &[u8]) -> DialFault {
-    let (code, message) = refusal::upstream_error(body);
-    let hint = refusal::login_hint(&code);
-    DialFault::new(DialStep::Login, format!("{message} ({code})"), hint)
 }

@@ -1,7 +1,8 @@
 //! A logged-in connection to a tenant's server, as the pool keeps it.
 //!
-//! `dial` opens one; here is what it knows of its session, and how it is cleaned and closed.
+//! `connect` reaches the server, `dial` logs in; here is what it knows of its session, and how it is cleaned and closed.
 
+mod connect;
 mod dial;
 
 use std::{collections::BTreeMap, sync::Arc};
@@ -9,7 +10,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use bytes::Buf;
 use tokio::io::AsyncWriteExt;
 
-pub(super) use dial::open;
+pub(super) use connect::{Way, open};
 pub use dial::{Dialer, probe};
 
 use super::{

@@ -51,10 +51,10 @@ pub(crate) fn parameter_status(out: &mut BytesMut, name: &str, value: &str) {
 }
 
 /// `BackendKeyData`.
-pub(crate) fn backend_key(out: &mut BytesMut, pid: u32, secret: u32) {
+pub(crate) fn backend_key(out: &mut BytesMut, pid: u32, secret: &[u8]) {
     tagged(out, b'K', |out| {
         out.put_u32(pid);
-        out.put_u32(secret);
+        out.put_slice(secret);
     });
 }
 
@@ -68,10 +68,11 @@ pub(crate) fn data(out: &mut BytesMut, tag: u8) {
     tagged(out, tag, |_| {});
 }
 
-/// `NegotiateProtocolVersion` down to 3.0, naming the options that are not known.
-pub(crate) fn negotiate_minor(out: &mut BytesMut, unknown: &[String]) {
+/// `NegotiateProtocolVersion` to a minor version, naming the options that are not known.
+pub(crate) fn negotiate_minor(out: &mut BytesMut, minor: u32, unknown: &[String]) {
     tagged(out, b'v', |out| {
-        out.put_u32(VERSION_3_0);
+        // The whole version, as servers send it and libpq reads it.
+        out.put_u32(VERSION_3_0 + minor);
         out.put_u32(u32::try_from(unknown.len()).unwrap_or(0));
         for name in unknown {
             put_cstr(out, name.as_bytes());
@@ -184,11 +185,11 @@ pub(crate) fn startup_message(out: &mut BytesMut, parameters: &[(&str, &str)]) {
 }
 
 /// A cancel request.
-pub(crate) fn cancel_request(out: &mut BytesMut, pid: u32, secret: u32) {
+pub(crate) fn cancel_request(out: &mut BytesMut, pid: u32, secret: &[u8]) {
     sized(out, |out| {
         out.put_u32(CANCEL_CODE);
         out.put_u32(pid);
-        out.put_u32(secret);
+        out.put_slice(secret);
     });
 }
 

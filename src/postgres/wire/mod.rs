@@ -18,4 +18,6 @@ pub(crate) use make::{
     close_statement, data, error_response, named_message, negotiate_minor, parameter_status,
     parse_with_name, password, query, ready, run_apart, sasl_initial, startup_message, tagged,
 };
-pub(crate) use startup::{SSL_REQUEST, Startup, StartupParameters, read as read_startup};
+pub(crate) use startup::{
+    APPLICATION_PROTOCOL, MINOR_MAX, SSL_REQUEST, Startup, StartupParameters, read as read_startup,
+};

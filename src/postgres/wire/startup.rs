@@ -2,14 +2,22 @@
 
 use crate::fault::Refusal;
 
-/// The version that we speak.
+/// The version that upstreams are asked for.
 pub(super) const VERSION_3_0: u32 = 196_608;
+/// The latest minor version that clients may use.
+pub(crate) const MINOR_MAX: u32 = 2;
+/// The first with longer secrets in keys.
+const MINOR_LONG_KEYS: u32 = 2;
+/// The longest secret of a key (protocol 3.2).
+const SECRET_BYTES_MAX: usize = 256;
 /// The code of a cancel request.
 pub(crate) const CANCEL_CODE: u32 = 80_877_102;
 const SSL_CODE: u32 = 80_877_103;
 const GSS_CODE: u32 = 80_877_104;
 /// PostgreSQL's own limit (`MAX_STARTUP_PACKET_LENGTH`).
 const STARTUP_BYTES_MAX: u32 = 10_000;
+/// The protocol's name in ALPN.
+pub(crate) const APPLICATION_PROTOCOL: &[u8] = b"postgresql";
 /// A request for TLS, as an upstream is asked.
 pub(crate) const SSL_REQUEST: [u8; 8] = [0, 0, 0, 8, 4, 210, 22, 47];
 
@@ -25,7 +33,7 @@ pub(crate) enum Startup {
         /// The process id of the key.
         pid: u32,
         /// The secret of the key.
-        secret: u32,
+        secret: Box<[u8]>,
     },
     /// A session begins.
     Session(StartupParameters),
@@ -34,8 +42,8 @@ pub(crate) enum Startup {
 /// The parameters of a session, as sent.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct StartupParameters {
-    /// Whether the client asked for a later minor version than 3.0.
-    pub(crate) newer_minor: bool,
+    /// The minor version that the client asked for.
+    pub(crate) minor: u32,
     /// Names and values in their order, without protocol options.
     pub(crate) pairs: Vec<(String, String)>,
     /// The names of protocol options (`_pq_.*`), none of which is known.
@@ -43,6 +51,11 @@ pub(crate) struct StartupParameters {
 }
 
 impl StartupParameters {
+    /// Whether the version that is spoken then has long secrets in its keys.
+    pub(crate) fn has_long_keys(&self) -> bool {
+        self.minor >= MINOR_LONG_KEYS
+    }
+
     /// The value of a parameter; the last one wins, as in PostgreSQL.
     pub(crate) fn find(&self, name: &str) -> Option<&str> {
         let mut found = self.pairs.iter().rev();
@@ -78,7 +91,7 @@ pub(crate) fn read(buffer: &[u8]) -> Result<Option<(Startup, usize)>, Refusal> {
         SSL_CODE => Startup::Ssl,
         GSS_CODE => Startup::Gss,
         CANCEL_CODE => cancel(body)?,
-        version if version >> 16 == 3 => Startup::Session(session(body, version != VERSION_3_0)?),
+        version if version >> 16 == 3 => Startup::Session(session(body, version & 0xffff)?),
         version => {
             let what = format!("frontend protocol {}.{}", version >> 16, version & 0xffff);
             return Err(Refusal::Unsupported { what });
@@ -94,19 +107,21 @@ fn cancel(body: &[u8]) -> Result<Startup, Refusal> {
     let Some((pid, rest)) = body.split_first_chunk::<4>() else {
         return Err(malformed);
     };
-    let secret: [u8; 4] = rest.try_into().map_err(|_| malformed)?;
+    if !(1..=SECRET_BYTES_MAX).contains(&rest.len()) {
+        return Err(malformed);
+    }
     Ok(Startup::Cancel {
         pid: u32::from_be_bytes(*pid),
-        secret: u32::from_be_bytes(secret),
+        secret: rest.into(),
     })
 }
 
-fn session(mut body: &[u8], newer_minor: bool) -> Result<StartupParameters, Refusal> {
+fn session(mut body: &[u8], minor: u32) -> Result<StartupParameters, Refusal> {
     let broken = || Refusal::Malformed {
         what: "invalid startup packet layout",
     };
     let mut parameters = StartupParameters {
-        newer_minor,
+        minor,
         ..StartupParameters::default()
     };
     loop {

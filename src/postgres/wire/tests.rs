@@ -99,10 +99,16 @@ fn lengths_outside_of_the_type_are_refused() {
 fn startup_codes_are_told_apart() {
     assert_eq!(read_startup(&SSL_REQUEST).unwrap(), Some((Startup::Ssl, 8)));
     let mut out = BytesMut::new();
-    cancel_request(&mut out, 7, 9);
+    cancel_request(&mut out, 7, &[0, 0, 0, 9]);
     assert_eq!(
         read_startup(&out).unwrap(),
-        Some((Startup::Cancel { pid: 7, secret: 9 }, 16))
+        Some((
+            Startup::Cancel {
+                pid: 7,
+                secret: [0, 0, 0, 9].into()
+            },
+            16
+        ))
     );
     let two = [0, 0, 0, 9, 0, 2, 0, 0, 0];
     assert!(matches!(
@@ -111,7 +117,7 @@ fn startup_codes_are_told_apart() {
     ));
     let newer = [0, 0, 0, 9, 0, 3, 0, 2, 0];
     let wanted = StartupParameters {
-        newer_minor: true,
+        minor: 2,
         ..StartupParameters::default()
     };
     assert_eq!(

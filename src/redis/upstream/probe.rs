@@ -100,7 +100,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let target = Target::parse(&format!("redis://:pw@127.0.0.1:{port}/2")).unwrap();
-        let tls = ClientTls::new(None).unwrap();
+        let tls = ClientTls::new(None, None).unwrap();
         let (asked, version) = tokio::join!(
             old_server(listener),
             probe(&target, &tls, Duration::from_secs(5))
