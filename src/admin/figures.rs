@@ -46,6 +46,8 @@ pub struct PoolRow {
     pub upstreams_max: usize,
     /// Leases granted so far.
     pub leases: u64,
+    /// Whether an operator holds new leases back.
+    pub paused: bool,
     /// Why the upstream cannot be opened, when it cannot.
     pub fault: Option<String>,
 }

@@ -6,6 +6,7 @@
 mod answer;
 mod body;
 mod client_url;
+mod control;
 mod credentials;
 mod databases;
 mod egress;
@@ -29,6 +30,7 @@ use tokio::time::Instant;
 
 pub use self::{
     client_url::Entrances,
+    control::{Control, ControlFuture, Order},
     figures::{ClientRow, Figures, PoolRow},
     probe::{ProbeFuture, Prober},
     settings::Settings,
@@ -49,6 +51,8 @@ pub struct Parts {
     pub prober: Arc<dyn Prober>,
     /// Where live figures come from.
     pub figures: Arc<dyn Figures>,
+    /// Who carries out what operators ask of pools.
+    pub control: Arc<dyn Control>,
     /// Renders `/metrics`.
     pub metrics: RenderMetrics,
     /// The token that may do everything.

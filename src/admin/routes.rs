@@ -13,7 +13,7 @@ use axum::{
 use super::{
     Admin,
     answer::{ApiError, Code},
-    credentials, databases, figures,
+    control, credentials, databases, figures,
     gate::{Peer, doorstep, owner_needed, token_needed, token_needed_from_afar},
     health, projects, tokens,
 };
@@ -55,6 +55,10 @@ fn api() -> Router<Arc<Admin>> {
                 .delete(databases::remove),
         )
         .route("/databases/{id}/test", post(databases::test_registered))
+        .route("/databases/{id}/pause", post(control::pause))
+        .route("/databases/{id}/resume", post(control::resume))
+        .route("/databases/{id}/drain", post(control::drain))
+        .route("/databases/{id}/reconnect", post(control::reconnect))
         .route(
             "/databases/{id}/credentials",
             get(credentials::of_database).post(credentials::issue_for_database),

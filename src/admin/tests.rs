@@ -62,6 +62,14 @@ impl Figures for NoFigures {
     }
 }
 
+struct NoControl;
+
+impl Control for NoControl {
+    fn control<'a>(&'a self, _: Order, _: &'a str) -> ControlFuture<'a> {
+        Box::pin(std::future::ready(Ok(())))
+    }
+}
+
 struct Api {
     admin: Arc<Admin>,
     shutdown: Shutdown,
@@ -99,6 +107,7 @@ async fn api() -> Api {
         registry: Arc::new(registry),
         prober: Arc::new(FakeProber),
         figures: Arc::new(NoFigures),
+        control: Arc::new(NoControl),
         metrics: Arc::new(|| "polypool_build_info 1\n".to_owned()),
         token: Secret::from(TOKEN.to_owned()),
         entrances: Entrances {

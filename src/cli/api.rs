@@ -19,7 +19,10 @@ use tower_service::Service;
 
 use super::text;
 use crate::{
-    admin::{Admin, ClientRow, Entrances, Figures, Parts, PoolRow, token_file},
+    admin::{
+        Admin, ClientRow, Control, ControlFuture, Entrances, Figures, Order, Parts, PoolRow,
+        token_file,
+    },
     config::{Config, open_registry},
     crypto::{Secret, random_text},
     gateway,
@@ -96,6 +99,7 @@ impl Api {
             registry: Arc::new(registry),
             prober: gateway::prober(config)?,
             figures: Arc::new(Idle),
+            control: Arc::new(Idle),
             metrics: Arc::new(String::new),
             token: token.clone(),
             entrances: Entrances {
@@ -258,6 +262,12 @@ fn find_token(config: &Config, given: Option<&str>) -> anyhow::Result<Secret> {
 
 /// The figures of a gateway that does not run.
 struct Idle;
+
+impl Control for Idle {
+    fn control<'a>(&'a self, _: Order, _: &'a str) -> ControlFuture<'a> {
+        Box::pin(std::future::ready(Err("no gateway runs".to_owned())))
+    }
+}
 
 impl Figures for Idle {
     fn pools(&self) -> Vec<PoolRow> {

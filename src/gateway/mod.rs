@@ -3,20 +3,29 @@
 //! The only place that goes over the protocols. Nothing is decided here that a module below could
 //! decide for itself.
 
+mod operator;
 mod prober;
 mod services;
 
 use std::{net::SocketAddr, sync::Arc};
 
 use anyhow::Context as _;
-use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::{
+    signal::unix::{Signal, SignalKind, signal},
+    time::Instant,
+};
 
-use self::{prober::Probes, services::Services};
+use self::{
+    operator::{Desk, Reload},
+    prober::Probes,
+    services::Services,
+};
 use crate::{
     admin::{self, Admin},
     config::Config,
     crypto::Secret,
     net::{Listener, tls::ServerTls},
+    postgres,
     protocol::Protocol,
     registry::Registry,
     shutdown::Shutdown,
@@ -37,7 +46,7 @@ pub struct Parts {
 pub struct Gateway {
     config: Config,
     shutdown: Shutdown,
-    server_tls: Option<ServerTls>,
+    reload: Reload,
 }
 
 impl Gateway {
@@ -90,11 +99,20 @@ impl Gateway {
         }
         services.follow(&registry, &shutdown);
         let figures = Arc::clone(&services);
+        let desk = open_desk(
+            &config,
+            &services,
+            &registry,
+            &admin_token,
+            server_tls.as_ref(),
+        )?;
+        let reload = Arc::clone(&desk.reload);
         let admin = Admin::new(admin::Parts {
             settings: config.admin.clone(),
             registry,
             prober: Arc::new(Probes::new(client_tls, config.pool.dial_wait_max)),
             figures: Arc::clone(&services) as Arc<dyn admin::Figures>,
+            control: desk,
             metrics: Arc::new(move || {
                 figures.note_upstreams();
                 exporter.render()
@@ -107,7 +125,7 @@ impl Gateway {
         Ok(Self {
             config,
             shutdown,
-            server_tls,
+            reload,
         })
     }
 
@@ -144,15 +162,70 @@ impl Gateway {
     }
 
     fn reload(&self) {
-        let files = self.config.tls.server_files();
-        let Some((server_tls, files)) = self.server_tls.as_ref().zip(files) else {
-            tracing::info!("nothing to reload: other settings need a restart");
-            return;
-        };
-        match server_tls.reload(&files) {
-            Ok(()) => tracing::info!("certificate reloaded; other settings need a restart"),
-            Err(error) => tracing::error!(%error, "certificate not reloaded; the old one stays"),
+        match (self.reload)() {
+            Ok(()) => tracing::info!("certificates reloaded; other settings need a restart"),
+            Err(error) => tracing::error!(error, "not reloaded; what was read before stays"),
         }
+    }
+}
+
+/// What operators act through, by the admin API and by the console.
+fn open_desk(
+    config: &Config,
+    services: &Arc<Services>,
+    registry: &Arc<Registry>,
+    admin_token: &Secret,
+    server_tls: Option<&ServerTls>,
+) -> anyhow::Result<Arc<Desk>> {
+    let desk = Arc::new(Desk {
+        services: Arc::clone(services),
+        registry: Arc::clone(registry),
+        admin_token: admin_token.clone(),
+        settings: settings_of(config)?,
+        began: Instant::now(),
+        reload: reload_of(config, server_tls),
+    });
+    let operator: Arc<dyn postgres::Operator> = Arc::clone(&desk) as _;
+    services.set_operator(Arc::downgrade(&operator));
+    Ok(desk)
+}
+
+/// Reads certificates again; other settings need a restart.
+fn reload_of(config: &Config, server_tls: Option<&ServerTls>) -> Reload {
+    let (server_tls, files) = (server_tls.cloned(), config.tls.server_files());
+    Arc::new(move || match server_tls.as_ref().zip(files.as_ref()) {
+        None => Err("there is no certificate to reload; other settings need a restart".to_owned()),
+        Some((server_tls, files)) => server_tls.reload(files).map_err(|error| error.to_string()),
+    })
+}
+
+/// Every setting by its dotted name, with its default.
+fn settings_of(config: &Config) -> anyhow::Result<Vec<[String; 3]>> {
+    let (mut given, mut defaults) = (Vec::new(), Vec::new());
+    flatten("", &toml::Value::try_from(config)?, &mut given);
+    flatten(
+        "",
+        &toml::Value::try_from(Config::default())?,
+        &mut defaults,
+    );
+    let pair = |(name, value): (String, String)| {
+        let default = defaults.iter().find(|(known, _)| *known == name);
+        let default = default.map_or_else(String::new, |(_, default)| default.clone());
+        [name, value, default]
+    };
+    Ok(given.into_iter().map(pair).collect())
+}
+
+fn flatten(prefix: &str, value: &toml::Value, out: &mut Vec<(String, String)>) {
+    match value {
+        toml::Value::Table(table) => {
+            for (name, value) in table {
+                let dot = if prefix.is_empty() { "" } else { "." };
+                flatten(&format!("{prefix}{dot}{name}"), value, out);
+            }
+        }
+        toml::Value::String(text) => out.push((prefix.to_owned(), text.clone())),
+        other => out.push((prefix.to_owned(), other.to_string())),
     }
 }
 

@@ -1,9 +1,9 @@
 //! The three protocols' services as one: started, listened for, counted, told of changes.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use crate::{
-    admin::{ClientRow, Figures, PoolRow},
+    admin::{ClientRow, Figures, Order, PoolRow},
     config::Config,
     fault::Refusal,
     mongodb,
@@ -19,7 +19,7 @@ use crate::{
     session::{Admission, Board, ClientFigures},
     shutdown::Shutdown,
     telemetry::PoolMeters,
-    tenant::TenantId,
+    tenant::{Tenant, TenantId},
 };
 
 /// The services and what they share.
@@ -135,6 +135,76 @@ impl Services {
         self.mongodb.fleet().remove(tenant);
     }
 
+    pub(super) fn board(&self) -> &Board {
+        &self.board
+    }
+
+    /// Carries an order out on a tenant's pool, which is made if there is none.
+    pub(super) fn order(&self, order: Order, tenant: &Arc<Tenant>) {
+        macro_rules! order {
+            ($protocol:ident) => {{
+                let pool = self.$protocol.fleet().pool(tenant);
+                match order {
+                    Order::Pause => pool.pause(),
+                    Order::Resume => pool.resume(),
+                    Order::Drain => {
+                        pool.pause();
+                        pool.reconnect();
+                    }
+                    Order::Reconnect => pool.reconnect(),
+                }
+            }};
+        }
+        match tenant.protocol {
+            Protocol::Postgres => order!(postgres),
+            Protocol::Redis => order!(redis),
+            Protocol::Mongodb => order!(mongodb),
+        }
+    }
+
+    /// Upstreams of a tenant that are leased, or being cleaned.
+    pub(super) fn in_use(&self, tenant: &Tenant) -> usize {
+        let count = |stats: PoolStats| stats.leased + stats.resetting;
+        let (id, nobody) = (tenant.id, 0);
+        match tenant.protocol {
+            Protocol::Postgres => self
+                .postgres
+                .fleet()
+                .find(id)
+                .map_or(nobody, |pool| count(pool.stats())),
+            Protocol::Redis => self
+                .redis
+                .fleet()
+                .find(id)
+                .map_or(nobody, |pool| count(pool.stats())),
+            Protocol::Mongodb => self
+                .mongodb
+                .fleet()
+                .find(id)
+                .map_or(nobody, |pool| count(pool.stats())),
+        }
+    }
+
+    /// Every pool, for the console.
+    pub(super) fn views(&self) -> Vec<postgres::PoolView> {
+        let all = [
+            self.postgres.fleet().views(),
+            self.redis.fleet().views(),
+            self.mongodb.fleet().views(),
+        ];
+        let view = |(tenant, stats): (Arc<Tenant>, PoolStats)| postgres::PoolView {
+            departed: self.board.departed(tenant.id),
+            tenant,
+            stats,
+        };
+        all.into_iter().flatten().map(view).collect()
+    }
+
+    /// Makes the SQL console one of this operator's.
+    pub(super) fn set_operator(&self, operator: Weak<dyn postgres::Operator>) {
+        self.postgres.set_operator(operator);
+    }
+
     fn pools_of(&self, protocol: Protocol) -> Vec<PoolStats> {
         match protocol {
             Protocol::Postgres => self.postgres.fleet().snapshot(),
@@ -193,6 +263,7 @@ fn pool_row(protocol: Protocol, stats: PoolStats) -> PoolRow {
         upstreams_changing: stats.dialing + stats.resetting,
         upstreams_max: stats.max,
         leases: stats.leases,
+        paused: stats.paused,
         fault: stats.fault,
     }
 }

@@ -4,10 +4,12 @@
 //! `exchange` (the account of what was asked and answered), `upstream` (dialling, cleaning,
 //! closing), `policy` (roles), `refusal` (the only speller of SQLSTATEs), `service` (what the
 //! gateway starts). And PostgreSQL's own: `flow` (a socket and its buffers), `prepared` (statements
-//! over changing upstreams) and `held` (those that one upstream has), `statement` (what a text may do to its session), `settings` (what a
-//! session holds), `tenancy` (what the sessions of a tenant share), `cancel` (keys ours and theirs).
+//! over changing upstreams) and `held` (those that one upstream has), `statement` (what a text may do
+//! to its session), `settings` (what a session holds), `tenancy` (what the sessions of a tenant
+//! share), `console` (the database `polypool`), `cancel` (keys ours and theirs).
 
 mod cancel;
+mod console;
 mod exchange;
 mod flow;
 mod held;
@@ -23,5 +25,6 @@ mod tenancy;
 mod upstream;
 mod wire;
 
+pub use console::{Action, Operator, PoolView, Reply};
 pub use service::{Parts, Service, Settings};
 pub use upstream::{Dialer, Upstream, probe};

@@ -41,6 +41,52 @@ pub(super) fn duplicate_statement(name: &[u8]) -> Box<[u8]> {
     out.as_ref().into()
 }
 
+/// There is no console in this gateway.
+pub(super) fn no_console(out: &mut BytesMut) {
+    wire::error_response(
+        out,
+        "FATAL",
+        "3D000",
+        "database \"polypool\" does not exist",
+        None,
+    );
+}
+
+/// A token would be sent for all to read.
+pub(super) fn token_in_clear(out: &mut BytesMut) {
+    let text = "the console takes tokens over TLS, or from this machine";
+    wire::error_response(out, "FATAL", "28000", text, Some("use sslmode=require"));
+}
+
+/// No token of the admin API.
+pub(super) fn wrong_token(out: &mut BytesMut) {
+    let hint = "the password is a token of the admin API";
+    wire::error_response(
+        out,
+        "FATAL",
+        "28P01",
+        "password authentication failed",
+        Some(hint),
+    );
+}
+
+/// No command of the console.
+pub(super) fn unknown_command(out: &mut BytesMut) {
+    let text = "this is not a command of the console";
+    wire::error_response(out, "ERROR", "42601", text, Some("SHOW HELP lists them"));
+}
+
+/// A message that the console does not take.
+pub(super) fn console_malformed(out: &mut BytesMut) {
+    let text = "protocol error: not a message that the console takes now";
+    wire::error_response(out, "ERROR", "08P01", text, None);
+}
+
+/// What the console was asked to do was not done.
+pub(super) fn console(out: &mut BytesMut, why: &str) {
+    wire::error_response(out, "ERROR", "55000", why, None);
+}
+
 /// A database that is not the one that the login leads to.
 pub(super) fn unknown_database(out: &mut BytesMut, name: &str) {
     let text = format!("database \"{name}\" does not exist");

@@ -1,12 +1,16 @@
 //! The PostgreSQL side as the gateway starts it: what it is made of, and one client's whole life.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, OnceLock, Weak},
+    time::Duration,
+};
 
 use serde::{Deserialize, Serialize};
 use tokio::time::timeout;
 
 use super::{
     cancel::Cancels,
+    console::Operator,
     flow::Peer,
     login::{self, Outcome},
     refusal,
@@ -92,6 +96,8 @@ pub struct Service {
     pub(super) server_tls: Option<ServerTls>,
     pub(super) tenancies: Arc<Tenancies>,
     pub(super) cancels: Arc<Cancels>,
+    /// Not owned: who owns it owns this service too.
+    operator: OnceLock<Weak<dyn Operator>>,
     fleet: Fleet<Dialer>,
 }
 
@@ -116,8 +122,18 @@ impl Service {
             server_tls: parts.server_tls,
             tenancies,
             cancels,
+            operator: OnceLock::new(),
             fleet,
         })
+    }
+
+    /// From now on there is a console, for as long as this lives. Only the first one counts.
+    pub fn set_operator(&self, operator: Weak<dyn Operator>) {
+        self.operator.get_or_init(|| operator);
+    }
+
+    pub(super) fn operator(&self) -> Option<Arc<dyn Operator>> {
+        self.operator.get()?.upgrade()
     }
 
     /// The pools.

@@ -90,6 +90,27 @@ pub(super) async fn record(
 }
 
 impl Registry {
+    /// Notes what an operator asks of a database's pool.
+    ///
+    /// # Errors
+    /// When the store is out of reach; then it should not be done.
+    pub async fn note_order(
+        &self,
+        operation: &'static str,
+        database: Uuid,
+        actor: &Actor,
+    ) -> Result<(), RegistryError> {
+        let entry = Entry {
+            operation,
+            database: Some(database),
+            project_ref: None,
+            metadata: Value::Null,
+        };
+        let mut transaction = self.store.pool().begin().await?;
+        record(&mut transaction, actor, entry).await?;
+        Ok(transaction.commit().await?)
+    }
+
     /// The newest rows of the audit log, newest first.
     pub async fn audit(&self, rows_max: u32) -> Result<Vec<AuditRow>, RegistryError> {
         let rows = sqlx::query("SELECT * FROM database_audit_log ORDER BY seq DESC LIMIT $1")

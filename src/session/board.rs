@@ -25,7 +25,23 @@ pub struct Board {
     next: AtomicU64,
     live: DashMap<u64, Arc<Live>>,
     tenants: DashMap<TenantId, AtomicUsize>,
+    /// What clients did that have left.
+    departed: DashMap<TenantId, Totals>,
 }
+
+/// What clients of a tenant did.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Totals {
+    /// Exchanges.
+    pub exchanges: u64,
+    /// Bytes from them.
+    pub read_bytes: u64,
+    /// Bytes to them.
+    pub written_bytes: u64,
+}
+
+/// Tenants whose departed clients are remembered.
+const DEPARTED_MAX: usize = 10_000;
 
 /// One logged-in client.
 struct Live {
@@ -143,6 +159,13 @@ impl Board {
             .collect()
     }
 
+    /// What a tenant's clients did that have left, since the gateway runs.
+    pub fn departed(&self, tenant: TenantId) -> Totals {
+        self.departed
+            .get(&tenant)
+            .map_or_else(Totals::default, |totals| *totals)
+    }
+
     /// How many are connected to a tenant.
     pub fn count(&self, tenant: TenantId) -> usize {
         self.tenants
@@ -223,6 +246,13 @@ impl Drop for Seat {
     fn drop(&mut self) {
         self.board.live.remove(&self.live.id);
         let tenant = self.live.tenant.id;
+        let departed = &self.board.departed;
+        if departed.len() < DEPARTED_MAX || departed.contains_key(&tenant) {
+            let mut totals = departed.entry(tenant).or_default();
+            totals.exchanges += self.live.exchanges.load(Ordering::Relaxed);
+            totals.read_bytes += self.live.read_bytes.load(Ordering::Relaxed);
+            totals.written_bytes += self.live.written_bytes.load(Ordering::Relaxed);
+        }
         if let Some(count) = self.board.tenants.get(&tenant) {
             count.fetch_sub(1, Ordering::Relaxed);
         }

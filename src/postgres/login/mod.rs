@@ -10,6 +10,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 use opening::Opened;
 
 use super::{
+    console,
     exchange::IDLE,
     flow::Peer,
     refusal,
@@ -70,6 +71,10 @@ pub(super) async fn admit(service: &Arc<Service>, client: Peer) -> Outcome {
         }
         Ok(Opened::Over) | Err(_) => return Outcome::Served,
     };
+    if startup.find("database") == Some(console::DATABASE) {
+        console::serve(service, client).await;
+        return Outcome::Served;
+    }
     let mut login = Login { service, client };
     let stop = match timeout_at(deadline, login.run(&startup)).await {
         Ok(Ok(newcomer)) => return Outcome::Admitted(login.client, Box::new(newcomer)),

@@ -16,8 +16,6 @@ use crate::{
 
 /// The first byte of a TLS handshake without `SSLRequest` (`sslnegotiation=direct`).
 const TLS_HANDSHAKE: u8 = 0x16;
-/// The database that will be the gateway's own console.
-const CONSOLE: &str = "polypool";
 
 /// What a connection turns out to want.
 pub(super) enum Opened {
@@ -139,10 +137,6 @@ fn negotiate(mut client: Peer, parameters: StartupParameters) -> Opened {
         .is_some_and(|value| !off(value))
     {
         return Opened::Refused(client, unsupported("a replication connection"));
-    }
-    if parameters.find("database") == Some(CONSOLE) {
-        let refused = unsupported("the console is not available yet: the database polypool");
-        return Opened::Refused(client, refused);
     }
     Opened::Session(client, parameters)
 }
