@@ -16,7 +16,7 @@ use crate::{
     protocol::Protocol,
     registry::{LimitDefaults, SystemDatabase},
     telemetry,
-    tenant::{DatabaseType, PoolMode, TenantLimits},
+    tenant::{DatabaseType, PoolMode, TenantLimits, Timeouts},
 };
 
 /// Where clients and operators connect.
@@ -286,6 +286,7 @@ impl TypeLimits {
             queue_max: self.queue_max,
             queue_wait_max: self.queue_wait_max,
             pool_mode: self.pool_mode.into(),
+            timeouts: Timeouts::default(),
         }
     }
 }

@@ -62,13 +62,7 @@ impl Gateway {
         } = parts;
         let exporter = Exporter::install().context("metrics")?;
         let shutdown = Shutdown::new();
-        let (upkeep, ending) = (exporter.clone().keep_up(), shutdown.clone());
-        shutdown.spawn("metrics-upkeep", async move {
-            tokio::select! {
-                () = upkeep => {}
-                () = ending.draining() => {}
-            }
-        });
+        keep_metrics(&exporter, &shutdown);
         let client_tls = config.tls.client_tls().context("tls.upstream_roots")?;
         let server_tls = server_tls(&config)?;
         let services = Arc::new(Services::new(
@@ -167,6 +161,17 @@ impl Gateway {
             Err(error) => tracing::error!(error, "not reloaded; what was read before stays"),
         }
     }
+}
+
+/// Metrics are folded from time to time, whether or not anybody asks for them.
+fn keep_metrics(exporter: &Exporter, shutdown: &Shutdown) {
+    let (upkeep, ending) = (exporter.clone().keep_up(), shutdown.clone());
+    shutdown.spawn("metrics-upkeep", async move {
+        tokio::select! {
+            () = upkeep => {}
+            () = ending.draining() => {}
+        }
+    });
 }
 
 /// What operators act through, by the admin API and by the console.

@@ -49,11 +49,10 @@ impl Desk {
     async fn order(&self, order: Order, tenants: &[Arc<Tenant>]) -> Result<(), String> {
         let holds = matches!(order, Order::Pause | Order::Drain);
         for tenant in tenants {
-            if holds && tenant.protocol == Protocol::Redis {
-                // They would go on over their trunks, and the answer would be untrue.
-                return Err(
-                    "a Redis database cannot be held back: its clients share upstreams".to_owned(),
-                );
+            if holds && tenant.protocol != Protocol::Postgres {
+                // Redis clients would go on over their trunks, and a replica set may get further pools.
+                let kind = tenant.protocol.label();
+                return Err(format!("a database of type {kind} cannot be held back"));
             }
             self.services.order(order, tenant);
         }
@@ -130,8 +129,9 @@ impl Operator for Desk {
             };
             match action {
                 Action::Pause => {
-                    let can =
-                        |tenant: &Arc<Tenant>| slug.is_some() || tenant.protocol != Protocol::Redis;
+                    let can = |tenant: &Arc<Tenant>| {
+                        slug.is_some() || tenant.protocol == Protocol::Postgres
+                    };
                     let tenants: Vec<_> = tenants.into_iter().filter(can).collect();
                     self.order(Order::Drain, &tenants).await
                 }

@@ -139,19 +139,24 @@ impl Services {
         &self.board
     }
 
-    /// Carries an order out on a tenant's pool, which is made if there is none.
+    /// Carries an order out on a tenant's pools; one is made if there is none.
     pub(super) fn order(&self, order: Order, tenant: &Arc<Tenant>) {
         macro_rules! order {
             ($protocol:ident) => {{
-                let pool = self.$protocol.fleet().pool(tenant);
-                match order {
-                    Order::Pause => pool.pause(),
-                    Order::Resume => pool.resume(),
-                    Order::Drain => {
-                        pool.pause();
-                        pool.reconnect();
+                let fleet = self.$protocol.fleet();
+                let own = fleet.pool(tenant);
+                let others = fleet.all_of(tenant.id).into_iter();
+                let others = others.filter(|pool| !Arc::ptr_eq(pool, &own));
+                for pool in std::iter::once(Arc::clone(&own)).chain(others) {
+                    match order {
+                        Order::Pause => pool.pause(),
+                        Order::Resume => pool.resume(),
+                        Order::Drain => {
+                            pool.pause();
+                            pool.reconnect();
+                        }
+                        Order::Reconnect => pool.reconnect(),
                     }
-                    Order::Reconnect => pool.reconnect(),
                 }
             }};
         }
@@ -164,25 +169,9 @@ impl Services {
 
     /// Upstreams of a tenant that are leased, or being cleaned.
     pub(super) fn in_use(&self, tenant: &Tenant) -> usize {
-        let count = |stats: PoolStats| stats.leased + stats.resetting;
-        let (id, nobody) = (tenant.id, 0);
-        match tenant.protocol {
-            Protocol::Postgres => self
-                .postgres
-                .fleet()
-                .find(id)
-                .map_or(nobody, |pool| count(pool.stats())),
-            Protocol::Redis => self
-                .redis
-                .fleet()
-                .find(id)
-                .map_or(nobody, |pool| count(pool.stats())),
-            Protocol::Mongodb => self
-                .mongodb
-                .fleet()
-                .find(id)
-                .map_or(nobody, |pool| count(pool.stats())),
-        }
+        let pools = self.pools_of(tenant.protocol).into_iter();
+        let own = pools.filter(|stats| stats.tenant == tenant.id);
+        own.map(|stats| stats.leased + stats.resetting).sum()
     }
 
     /// Every pool, for the console.

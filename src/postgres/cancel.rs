@@ -24,7 +24,10 @@ use super::{
     upstream::{self, Way},
     wire,
 };
-use crate::net::{Address, tls::ClientTls};
+use crate::{
+    net::{Address, tls::ClientTls},
+    shutdown::Shutdown,
+};
 
 /// How long forwarding one request may take.
 const FORWARD_MAX: Duration = Duration::from_secs(5);
@@ -218,6 +221,15 @@ impl OwnDesk {
     /// From now on requests go to this upstream.
     pub(super) fn attach(&self, target: &Arc<CancelTarget>) {
         self.desk.state.lock().target = Some(Arc::clone(target));
+    }
+
+    /// Cancels the client's own query, for whoever has waited for it too long.
+    pub(super) fn cancel_query(&self, shutdown: &Shutdown) {
+        if let Some(forwarding) = Forwarding::begin(&self.desk) {
+            shutdown.spawn("query-cancel", async move {
+                drop(timeout(FORWARD_MAX, send(&forwarding.target)).await);
+            });
+        }
     }
 
     /// From now on requests go nowhere; returns when none is on its way any more.

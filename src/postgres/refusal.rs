@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use bytes::BytesMut;
 
-use super::{prepared, wire};
+use super::{prepared, session::Phase, wire};
 use crate::fault::Refusal;
 
 /// The SQLSTATE of "cached plan must not change result type" and of other things not supported.
@@ -125,6 +125,17 @@ pub(super) fn cancelled(out: &mut BytesMut) {
 pub(super) fn terminated(out: &mut BytesMut) {
     let text = "terminating connection due to administrator command";
     wire::error_response(out, "FATAL", "57P01", text, None);
+}
+
+/// Something took longer than it may, which ends the session.
+pub(super) fn overdue(out: &mut BytesMut, phase: Phase) {
+    let (code, what) = match phase {
+        Phase::Query => ("57014", "query"),
+        Phase::Transaction => ("25P03", "idle-in-transaction"),
+        Phase::Pause => ("57P05", "idle-session"),
+    };
+    let text = format!("terminating connection due to {what} timeout");
+    wire::error_response(out, "FATAL", code, &text, None);
 }
 
 /// Whether an error of the upstream's says that a prepared statement does not exist.

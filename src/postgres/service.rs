@@ -30,6 +30,7 @@ use crate::{
     session::{Admission, Seat},
     shutdown::Shutdown,
     telemetry::{SessionEnd, SessionMeters},
+    tenant::Timeouts,
 };
 
 /// How long a client that is not let in may take to say something and to read why.
@@ -46,6 +47,15 @@ pub struct Settings {
     pub tls_required: bool,
     /// Cancel requests of one address in a second; more are dropped.
     pub cancels_per_second_max: u32,
+    /// How long a query may take, its answer included; zero: as long as it likes.
+    #[serde(with = "humantime_serde")]
+    pub query_max: Duration,
+    /// How long a client may pause within a transaction; zero: as long as it likes.
+    #[serde(with = "humantime_serde")]
+    pub transaction_idle_max: Duration,
+    /// How long a client may pause between transactions; zero: as long as it likes.
+    #[serde(with = "humantime_serde")]
+    pub client_idle_max: Duration,
     /// The longest statement text, in bytes.
     pub statement_bytes_max: usize,
     /// Prepared statements of one client at most.
@@ -62,10 +72,25 @@ impl Default for Settings {
             login_wait_max: Duration::from_mins(1),
             tls_required: false,
             cancels_per_second_max: 100,
+            query_max: Duration::ZERO,
+            transaction_idle_max: Duration::ZERO,
+            client_idle_max: Duration::ZERO,
             statement_bytes_max: 64 * 1024 * 1024,
             statements_max: 5000,
             statements_bytes_max: 64 * 1024 * 1024,
             upstream_statements_max: 500,
+        }
+    }
+}
+
+impl Settings {
+    /// How long clients of databases may take that say nothing of their own.
+    pub(super) fn timeouts(&self) -> Timeouts {
+        let some = |duration: Duration| Some(duration).filter(|duration| !duration.is_zero());
+        Timeouts {
+            query: some(self.query_max),
+            transaction_idle: some(self.transaction_idle_max),
+            client_idle: some(self.client_idle_max),
         }
     }
 }

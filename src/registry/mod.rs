@@ -20,6 +20,7 @@ mod store;
 mod system;
 #[cfg(test)]
 mod tests;
+mod timeouts;
 mod tokens;
 mod traits;
 mod vault;
@@ -284,6 +285,7 @@ impl Registry {
         limits.upstream_max = count(row.upstream_max).unwrap_or(limits.upstream_max);
         limits.clients_max = count(row.clients_max).unwrap_or(limits.clients_max);
         limits.pool_mode = row.pool_mode.unwrap_or(limits.pool_mode);
+        limits.timeouts = row.timeouts.or(limits.timeouts);
         limits
     }
 

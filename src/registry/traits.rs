@@ -5,7 +5,7 @@ use serde_json::{Map, Value, json};
 use sqlx::SqliteConnection;
 use uuid::Uuid;
 
-use super::RegistryError;
+use super::{RegistryError, timeouts};
 
 /// What happens to a value that may be absent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -104,6 +104,9 @@ fn check_traits(traits: &Traits) -> Result<(), RegistryError> {
         .is_some_and(|config| !config.is_object())
     {
         return invalid("config", "must be an object");
+    }
+    if let Some(Err(key)) = traits.config.as_ref().map(timeouts::read) {
+        return invalid(key, "must be a duration such as \"30s\"");
     }
     if let Some(status) = &traits.status
         && !matches!(status.as_str(), "active" | "inactive" | "maintenance")

@@ -31,6 +31,31 @@ pub struct TenantLimits {
     pub queue_wait_max: Duration,
     /// When an upstream changes hands.
     pub pool_mode: PoolMode,
+    /// How long clients may take over things.
+    pub timeouts: Timeouts,
+}
+
+/// How long a `PostgreSQL` client may take over something; `None`: as long as it likes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Timeouts {
+    /// Over a query, its answer included.
+    pub query: Option<Duration>,
+    /// Over the pauses within a transaction.
+    pub transaction_idle: Option<Duration>,
+    /// Over the pauses between transactions.
+    pub client_idle: Option<Duration>,
+}
+
+impl Timeouts {
+    /// These, and where they say nothing, those.
+    #[must_use]
+    pub fn or(self, those: Self) -> Self {
+        Self {
+            query: self.query.or(those.query),
+            transaction_idle: self.transaction_idle.or(those.transaction_idle),
+            client_idle: self.client_idle.or(those.client_idle),
+        }
+    }
 }
 
 impl TenantLimits {
@@ -46,6 +71,11 @@ impl TenantLimits {
             queue_max: 10_000,
             queue_wait_max: Duration::from_secs(30),
             pool_mode: PoolMode::Transaction,
+            timeouts: Timeouts {
+                query: None,
+                transaction_idle: None,
+                client_idle: None,
+            },
         }
     }
 }

@@ -11,7 +11,7 @@ mod verifier;
 
 pub use account::{Account, Role};
 pub use id::{CredentialId, Generation, TenantId};
-pub use limits::{PoolMode, TenantLimits};
+pub use limits::{PoolMode, TenantLimits, Timeouts};
 pub use target::{DatabaseType, Endpoint, Sentinel, Target, TargetError};
 pub use tls::TlsMode;
 pub use verifier::ScramVerifier;

@@ -260,7 +260,7 @@ fn client_row(client: &ClientFigures) -> Vec<Option<String>> {
 
 /// Single upstreams have no names here: a row for each that is counted.
 fn server_rows(pool: &PoolView) -> Vec<Vec<Option<String>>> {
-    let counts = &pool.counts;
+    let counts = &pool.stats;
     let endpoint = pool.tenant.target.endpoint();
     let states = [
         ("active", counts.leased),

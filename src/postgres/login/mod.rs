@@ -170,9 +170,8 @@ impl Login<'_> {
             tenant, role, seat, ..
         } = admitted;
         let kept = match tenant.limits.pool_mode {
-            PoolMode::Transaction => None,
+            PoolMode::Transaction | PoolMode::Statement => None,
             PoolMode::Session => Some("session_mode"),
-            PoolMode::Statement => return Err(unsupported("pool mode statement").into()),
         };
         let pool = self.service.fleet().pool(&tenant);
         let tenancy = self.service.tenancies.of(tenant.id);

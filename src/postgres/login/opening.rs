@@ -51,6 +51,10 @@ pub(super) async fn open(service: &Arc<Service>, mut client: Peer) -> Opened {
     }
     loop {
         let startup = match wire::read_startup(client.inbound.unseen()) {
+            // As the server does: drivers that leave at once send a goodbye first, and take an answer for a fault.
+            Err(Refusal::Malformed {
+                what: wire::BAD_LENGTH,
+            }) => return Opened::Over,
             Err(refused) => return Opened::Refused(client, refused),
             Ok(Some((startup, bytes))) => {
                 client.inbound.skip(bytes, &mut BytesMut::new());

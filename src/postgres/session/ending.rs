@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::time::timeout;
 
-use super::Session;
+use super::{Phase, Session};
 use crate::{
     fault::Refusal,
     pool::{CloseReason, Residue},
@@ -40,6 +40,8 @@ pub(in crate::postgres) enum Stop {
     Killed,
     /// The gateway is ending.
     Draining,
+    /// Something took longer than it may.
+    Overdue(Phase),
 }
 
 impl Session {
@@ -54,7 +56,12 @@ impl Session {
                     .await;
             }
             Stop::Failed(_) => self.release(Residue::Broken(CloseReason::Dirty)).await,
-            Stop::Goodbye | Stop::Vanished | Stop::Refused(_) | Stop::Killed | Stop::Draining => {
+            Stop::Goodbye
+            | Stop::Vanished
+            | Stop::Refused(_)
+            | Stop::Killed
+            | Stop::Draining
+            | Stop::Overdue(_) => {
                 self.recover().await;
             }
         }
@@ -74,6 +81,7 @@ impl Session {
                 SessionEnd::UpstreamLost
             }
             Stop::Failed(_) | Stop::UpstreamLost => SessionEnd::UpstreamLost,
+            Stop::Overdue(_) => SessionEnd::Limit,
             Stop::Killed => SessionEnd::Killed,
             Stop::Draining => SessionEnd::Draining,
         }
@@ -94,6 +102,7 @@ impl Session {
                 // After the server's own last words ours would be one too many.
                 Stop::UpstreamLost if self.state.failure.is_some() => {}
                 Stop::Broken(_) | Stop::UpstreamLost => refusal::fatal(out, &lost),
+                Stop::Overdue(phase) => refusal::overdue(out, *phase),
                 Stop::Killed => refusal::terminated(out),
                 Stop::Draining => refusal::fatal(out, &Refusal::Draining),
             }

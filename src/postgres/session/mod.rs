@@ -5,6 +5,7 @@
 //! directions are polled together, so that no full buffer on one side can stop the other.
 
 mod changes;
+mod deadlines;
 mod ending;
 mod lending;
 mod local;
@@ -23,9 +24,12 @@ use std::{
     task::{Context, Poll},
 };
 
+pub(super) use deadlines::Phase;
 pub(super) use ending::Stop;
 pub(super) use replies::demanded;
 pub(super) use told::Told;
+
+use deadlines::Deadlines;
 
 use super::{
     cancel::OwnDesk,
@@ -43,7 +47,7 @@ use crate::{
     session::Seat,
     signal::Seldom,
     telemetry::SessionEnd,
-    tenant::Role,
+    tenant::{PoolMode, Role},
 };
 
 /// What a login makes a session of.
@@ -90,6 +94,9 @@ pub(super) struct Session {
     draining: bool,
     /// Sees the end of a client that is not read.
     watch: Option<Watch>,
+    /// Transactions are refused: the upstream changes hands after each statement.
+    by_statement: bool,
+    deadlines: Option<Box<Deadlines>>,
     tally: Tally,
 }
 
@@ -146,6 +153,8 @@ impl Session {
     pub(super) fn new(service: Arc<Service>, client: Peer, newcomer: Newcomer) -> Box<Self> {
         let names = newcomer.startup.iter().map(|(name, _)| name.to_owned());
         let unlisted = names.filter(|name| name.contains('.')).collect();
+        let limits = newcomer.pool.tenant().limits;
+        let deadlines = Deadlines::new(limits.timeouts.or(service.settings.timeouts()));
         let state = State {
             kept: newcomer.kept,
             unlisted,
@@ -173,6 +182,8 @@ impl Session {
             refusing: false,
             draining: false,
             watch: None,
+            by_statement: limits.pool_mode == PoolMode::Statement,
+            deadlines,
             tally: Tally::default(),
         })
     }
@@ -211,6 +222,9 @@ impl Session {
                 if !self.draining && draining.poll(context).is_ready() {
                     self.draining = true;
                     return Poll::Ready(Ok(()));
+                }
+                if let Poll::Ready(stop) = self.poll_overdue(context) {
+                    return Poll::Ready(Err(stop));
                 }
                 self.poll_transfer(context, need)
             })

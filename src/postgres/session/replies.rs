@@ -7,6 +7,7 @@ use super::{
     outcomes::{plain, reworded, undo},
 };
 use crate::{
+    fault::Refusal,
     postgres::{
         exchange::{Act, Expect, IDLE, Undo},
         refusal,
@@ -264,6 +265,9 @@ impl Session {
     /// `ReadyForQuery`: a unit is over.
     fn ready(&mut self, status: u8) -> Result<Fate, Stop> {
         let ended = self.exchange.ready(status);
+        if self.by_statement && status != IDLE {
+            return Err(Stop::Refused(no_transactions()));
+        }
         self.tally.units += 1;
         let state = &mut self.state;
         if state.defines && status == IDLE {
@@ -326,6 +330,12 @@ impl Session {
             self.seat.set_label(name);
         }
     }
+}
+
+/// In pool mode `statement` the next statement may run on another upstream.
+pub(super) fn no_transactions() -> Refusal {
+    let what = "a transaction block in pool mode statement".to_owned();
+    Refusal::Unsupported { what }
 }
 
 /// What a session of role `read` always has.

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Need, Run, Session, Stop, names::Names};
+use super::{Need, Run, Session, Stop, names::Names, replies::no_transactions};
 use crate::{
     fault::Refusal,
     postgres::{
@@ -273,6 +273,9 @@ impl Session {
     /// Whether the client may run a text, here and now, in a message of that type.
     pub(super) fn permit(&self, facts: &Facts, tag: u8) -> Result<(), Refusal> {
         policy::check(self.role, facts)?;
+        if self.by_statement && facts.begins {
+            return Err(no_transactions());
+        }
         // Alone, a reset is put right before anything else runs.
         let apart = tag == b'Q' && !facts.begins && self.exchange.is_unused();
         if self.role == Role::Read && facts.resets_all && !apart {

@@ -19,5 +19,6 @@ pub(crate) use make::{
     parse_with_name, password, query, ready, run_apart, sasl_initial, startup_message, tagged,
 };
 pub(crate) use startup::{
-    APPLICATION_PROTOCOL, MINOR_MAX, SSL_REQUEST, Startup, StartupParameters, read as read_startup,
+    APPLICATION_PROTOCOL, BAD_LENGTH, MINOR_MAX, SSL_REQUEST, Startup, StartupParameters,
+    read as read_startup,
 };

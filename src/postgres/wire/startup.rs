@@ -18,6 +18,8 @@ const GSS_CODE: u32 = 80_877_104;
 const STARTUP_BYTES_MAX: u32 = 10_000;
 /// The protocol's name in ALPN.
 pub(crate) const APPLICATION_PROTOCOL: &[u8] = b"postgresql";
+/// What is wrong with bytes that are not the start of a connection.
+pub(crate) const BAD_LENGTH: &str = "invalid length of startup packet";
 /// A request for TLS, as an upstream is asked.
 pub(crate) const SSL_REQUEST: [u8; 8] = [0, 0, 0, 8, 4, 210, 22, 47];
 
@@ -75,9 +77,7 @@ pub(crate) fn read(buffer: &[u8]) -> Result<Option<(Startup, usize)>, Refusal> {
     };
     let length = u32::from_be_bytes(*length);
     if !(8..=STARTUP_BYTES_MAX).contains(&length) {
-        return Err(Refusal::Malformed {
-            what: "invalid length of startup packet",
-        });
+        return Err(Refusal::Malformed { what: BAD_LENGTH });
     }
     let Some(body) = rest.get(..length as usize - 4) else {
         return Ok(None);

@@ -5,8 +5,10 @@ use uuid::Uuid;
 
 use super::{Store, id_from};
 use crate::{
-    registry::{RegistryError, record::CredentialRecord},
-    tenant::{Account, CredentialId, DatabaseType, PoolMode, Role, ScramVerifier, TenantId},
+    registry::{RegistryError, record::CredentialRecord, timeouts},
+    tenant::{
+        Account, CredentialId, DatabaseType, PoolMode, Role, ScramVerifier, TenantId, Timeouts,
+    },
 };
 
 /// Rows under one project, as they bear on one name.
@@ -29,6 +31,7 @@ pub(in crate::registry) struct DatabaseRecord {
     pub(in crate::registry) upstream_max: Option<u32>,
     pub(in crate::registry) clients_max: Option<u32>,
     pub(in crate::registry) pool_mode: Option<PoolMode>,
+    pub(in crate::registry) timeouts: Timeouts,
     pub(in crate::registry) own_user_allowed: bool,
     pub(in crate::registry) version: u64,
 }
@@ -152,6 +155,8 @@ impl Store {
 fn database_from(row: &SqliteRow) -> Result<DatabaseRecord, RegistryError> {
     let kind: &str = row.try_get("type")?;
     let pool_mode: Option<&str> = row.try_get("pool_mode")?;
+    let config: &str = row.try_get("config")?;
+    let config = serde_json::from_str(config).unwrap_or_default();
     Ok(DatabaseRecord {
         id: id_from(row.try_get("id")?)?,
         project_ref: row.try_get("project_ref")?,
@@ -162,6 +167,8 @@ fn database_from(row: &SqliteRow) -> Result<DatabaseRecord, RegistryError> {
         upstream_max: row.try_get("max_upstream")?,
         clients_max: row.try_get("max_clients")?,
         pool_mode: pool_mode.and_then(pool_mode_from),
+        // Checked when they were written.
+        timeouts: timeouts::read(&config).unwrap_or_default(),
         own_user_allowed: row.try_get("allow_passthrough_auth")?,
         version: row.try_get::<i64, _>("version")?.unsigned_abs(),
     })

@@ -116,7 +116,7 @@ def test_pause_waits_for_transactions_and_holds_new_ones_back(gateway):
             other.execute("RESUME postgres")
             asked.join(10)
             assert not asked.is_alive()
-            with pytest.raises(psycopg.OperationalError, match="Redis"):
+            with pytest.raises(psycopg.OperationalError, match="cannot be held back"):
                 other.execute("PAUSE redis")
             with pytest.raises(psycopg.OperationalError, match="no database"):
                 other.execute("PAUSE nothing")
