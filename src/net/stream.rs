@@ -92,6 +92,18 @@ impl Stream {
         self.peer
     }
 
+    /// Our own end's address.
+    ///
+    /// # Errors
+    /// When the socket is already disconnected.
+    pub fn local(&self) -> io::Result<SocketAddr> {
+        match &self.transport {
+            Transport::Plain(socket) => socket.local_addr(),
+            Transport::Accepted(tls) => tls.get_ref().0.local_addr(),
+            Transport::Dialled(tls) => tls.get_ref().0.local_addr(),
+        }
+    }
+
     /// The TLS server name that the client asked for.
     pub fn server_name(&self) -> Option<&str> {
         self.server_name.as_deref()

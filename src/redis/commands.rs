@@ -28,12 +28,16 @@ pub(super) enum Access {
 pub(super) enum Class {
     /// Over a trunk.
     Shared,
+    /// Over a trunk; the reply counts subscribers, and is corrected.
+    Counted,
     /// Answered here.
     Local,
     /// MULTI and what belongs to it.
     Transaction,
     /// A lease for as long as it blocks.
     Blocking,
+    /// Waits until the client's writes have reached replicas or the disk.
+    Wait,
     /// Blocking with a BLOCK option, else shared.
     Stream,
     /// The SUBSCRIBE family.
@@ -42,6 +46,8 @@ pub(super) enum Class {
     Filtered,
     /// Shared, for the role admin only.
     Admin,
+    /// A lease for the session, for the role admin only.
+    Monitor,
     /// A lease that is closed afterwards, for the role admin only.
     Alone,
     /// Refused to everybody.
@@ -61,6 +67,8 @@ pub(super) struct Command {
     pub(super) access: Access,
     /// How it is served.
     pub(super) class: Class,
+    /// Its place in the table.
+    pub(super) row: u16,
 }
 
 impl Command {
@@ -142,6 +150,12 @@ impl Commands {
         }
     }
 
+    /// The name in a row.
+    pub(super) fn name(&self, row: u16) -> Option<&str> {
+        let command = self.rows.get(usize::from(row))?;
+        Some(&command.name)
+    }
+
     /// The row of a container's subcommand or, with an empty `sub`, of a command.
     fn find(&self, name: &[u8], sub: &[u8]) -> Option<&Command> {
         let mut slot = hash(name, sub);
@@ -158,8 +172,9 @@ impl Commands {
         }
     }
 
-    fn insert(&mut self, command: Command) -> Result<(), &'static str> {
+    fn insert(&mut self, mut command: Command) -> Result<(), &'static str> {
         let row = u16::try_from(self.rows.len()).map_err(|_| "too many rows")?;
+        command.row = row;
         if self.rows.len() * 2 >= SLOTS {
             return Err("too many rows");
         }
@@ -223,14 +238,17 @@ fn parse_row(line: &str) -> Result<Command, &'static str> {
     };
     let class = match next()? {
         "shared" => Class::Shared,
+        "counted" => Class::Counted,
         "local" => Class::Local,
         "transaction" => Class::Transaction,
         "blocking" => Class::Blocking,
+        "wait" => Class::Wait,
         "stream" => Class::Stream,
         "subscribe" => Class::Subscribe,
         "filtered" => Class::Filtered,
         "admin" => Class::Admin,
         "alone" => Class::Alone,
+        "monitor" => Class::Monitor,
         "never" => Class::Never,
         "container" => Class::Container,
         _ => return Err("unknown class"),
@@ -240,6 +258,7 @@ fn parse_row(line: &str) -> Result<Command, &'static str> {
         arity,
         access,
         class,
+        row: VACANT,
     })
 }
 
@@ -272,7 +291,7 @@ mod tests {
     fn subcommands_have_their_own_class() {
         assert_eq!(known("Set", None), Some(Class::Shared));
         assert_eq!(known("client", Some("ID")), Some(Class::Local));
-        assert_eq!(known("CLIENT", Some("PAUSE")), Some(Class::Never));
+        assert_eq!(known("CLIENT", Some("PAUSE")), Some(Class::Admin));
         assert_eq!(known("CLIENT", Some("NEWS")), None);
         assert_eq!(known("BLPOP", None), Some(Class::Blocking));
         let table = Commands::load().unwrap();

@@ -53,6 +53,16 @@ pub(super) struct Exchange {
     kind: u8,
     /// Ready when the server is not the one to use any longer; `None` where that cannot be.
     deposed: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
+    /// What the server sends unasked is for the client.
+    hears: Hears,
+}
+
+/// What is handed on that answers nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Hears {
+    Nothing,
+    Pushes,
+    Everything,
 }
 
 /// Why an exchange failed.
@@ -90,6 +100,7 @@ impl Exchange {
             is_cut: false,
             is_held_back: false,
             kind: 0,
+            hears: Hears::Nothing,
         }
     }
 
@@ -147,6 +158,46 @@ impl Exchange {
         }
     }
 
+    /// From now on what the server sends unasked is for the client: pushes, or whatever it is.
+    pub(super) fn listen(&mut self, is_monitor: bool) {
+        self.hears = if is_monitor {
+            Hears::Everything
+        } else {
+            Hears::Pushes
+        };
+    }
+
+    /// Hands on what has come unasked, while nothing is under way.
+    pub(super) fn poll_told(
+        &mut self,
+        context: &mut Context<'_>,
+        client: &Outbox,
+    ) -> Result<(), ExchangeFault> {
+        if let Some(deposed) = &mut self.deposed
+            && deposed.as_mut().poll(context).is_ready()
+        {
+            return Err(ExchangeFault::Closed);
+        }
+        loop {
+            let upstream = &mut self.lease.upstream;
+            while let Some(frame) = self.scanner.scan(&upstream.input)? {
+                let told = upstream.input.split_to(frame.end);
+                if self.hears != Hears::Everything && frame.kind != b'>' {
+                    return Err(ExchangeFault::Closed);
+                }
+                client.append_part(&told, true);
+            }
+            upstream.input.reserve(READ_BYTES);
+            let read = pin!(upstream.stream.read_buf(&mut upstream.input));
+            match read.poll(context) {
+                Poll::Pending => return Ok(()),
+                Poll::Ready(Ok(bytes)) if bytes > 0 => {}
+                Poll::Ready(Ok(_)) => return Err(ExchangeFault::Closed),
+                Poll::Ready(Err(error)) => return Err(error.into()),
+            }
+        }
+    }
+
     /// Gives the upstream back; nothing may be under way.
     pub(super) fn give_back(self, residue: Residue) {
         self.lease.give_back(residue);
@@ -193,6 +244,9 @@ impl Exchange {
             };
             let reply = input.split_to(frame.end);
             if frame.kind == b'>' {
+                if self.hears != Hears::Nothing {
+                    client.append_part(&reply, true);
+                }
                 continue;
             }
             let is_moving = frame.kind == b'-'

@@ -2,15 +2,19 @@
 //!
 //! The rooms are those of every protocol: `wire`, `login`, `session`, `exchange`, `upstream`,
 //! `policy`, `refusal`. Redis' own: `trunk` (shared pipelined upstreams), `subscriptions` (one upstream
-//! for all subscribers), `outbox` (what is on its way to a client), `commands` (the table of what each command needs), `cluster` (many nodes that look like one server), `station` (what the clients
-//! of one tenant share), `service` and `settings`. No pool accounting and no registry here.
+//! for all subscribers), `blocking` (clients that wait for the same), `outbox` (what is on its way to a client), `presence`
+//! (what clients see of each other), `commands` (the table of what each command needs), `cluster` (many nodes that look
+//! like one server), `station` (what the clients of one tenant share), `service` and `settings`. No pool accounting and no
+//! registry here.
 
+mod blocking;
 mod cluster;
 mod commands;
 mod exchange;
 mod login;
 mod outbox;
 mod policy;
+mod presence;
 mod refusal;
 mod service;
 mod session;

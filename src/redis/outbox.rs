@@ -21,7 +21,7 @@ use crate::net::Stream;
 /// Room for each read from a client.
 const SCRATCH_BYTES: usize = 16 * 1024;
 /// An output buffer larger than this is given back once it is empty.
-const KEPT_BYTES_MAX: usize = 4096;
+const KEPT_BYTES_MAX: usize = 1024;
 
 /// One client's output.
 pub(super) struct Outbox {
@@ -135,6 +135,14 @@ impl Outbox {
     /// Appends output of the session's own; only while nothing is owed.
     pub(super) fn append(&self, write: impl FnOnce(&mut BytesMut)) {
         write(&mut self.line.lock().out);
+    }
+
+    /// Appends output of the session's own and writes what the socket takes. False: the client is gone.
+    pub(super) fn hand_over(&self, bytes: &[u8]) -> bool {
+        let mut line = self.line.lock();
+        line.out.extend_from_slice(bytes);
+        line.write_now();
+        line.ending.is_none()
     }
 
     /// Delivers `replies` replies of a trunk. True: the caller has to [`flush`](Self::flush).

@@ -33,22 +33,27 @@ pub(super) enum Verdict {
 pub(super) fn judge<'a>(
     command: &Command,
     role: Role,
-    args: impl Iterator<Item = &'a [u8]>,
+    mut args: impl Iterator<Item = &'a [u8]>,
 ) -> Verdict {
     let reaches = match command.class {
         Class::Never => return Verdict::Never,
-        Class::Admin | Class::Alone => role == Role::Admin,
-        Class::Filtered => role == Role::Admin || args.skip(1).all(is_shown),
+        Class::Admin | Class::Alone | Class::Monitor => role == Role::Admin,
+        Class::Filtered => role == Role::Admin || args.by_ref().skip(1).all(is_shown),
         Class::Shared
+        | Class::Counted
         | Class::Local
         | Class::Transaction
         | Class::Blocking
+        | Class::Wait
         | Class::Stream
         | Class::Subscribe
         | Class::Container => true,
     };
-    let writes = command.access == Access::Write;
-    if reaches && (role > Role::Read || !writes) {
+    // Only who may not write is looked at more closely.
+    let writes = role == Role::Read
+        && command.access == Access::Write
+        && !(is_script(command) && declares_no_writes(args));
+    if reaches && !writes {
         Verdict::Allowed
     } else {
         Verdict::Denied
@@ -63,6 +68,32 @@ pub(super) fn may_send_unknown(role: Role) -> bool {
 /// Names at which a server drops the connection, and with it everybody's replies on a trunk.
 pub(super) fn is_poison(name: &[u8]) -> bool {
     name.eq_ignore_ascii_case(b"post") || name.eq_ignore_ascii_case(b"host:")
+}
+
+/// Whether its first argument is a script's text.
+fn is_script(command: &Command) -> bool {
+    command.name == "eval"
+}
+
+/// Whether a script's own first line says that it does not write: the server holds it to that, and
+/// servers that do not know such lines do not run it.
+fn declares_no_writes<'a>(mut args: impl Iterator<Item = &'a [u8]>) -> bool {
+    let Some(line) = args.next().and_then(|script| script.strip_prefix(b"#!")) else {
+        return false;
+    };
+    let line = line.split(|byte| *byte == b'\n').next().unwrap_or_default();
+    // Anything that the server could read otherwise is no declaration.
+    if line.iter().any(|byte| matches!(byte, b'"' | b'\'' | b'\\')) {
+        return false;
+    }
+    let words = line.split(u8::is_ascii_whitespace);
+    let mut flags = words.filter_map(|word| word.strip_prefix(b"flags="));
+    let (Some(flags), None) = (flags.next(), flags.next()) else {
+        return false;
+    };
+    flags
+        .split(|byte| *byte == b',')
+        .any(|flag| flag == b"no-writes")
 }
 
 fn is_shown(parameter: &[u8]) -> bool {
@@ -93,6 +124,19 @@ mod tests {
             ("SET k v", Denied, Allowed, Allowed),
             ("EVAL s 0", Denied, Allowed, Allowed),
             ("EVAL_RO s 0", Allowed, Allowed, Allowed),
+            ("EVALSHA 1f 0", Denied, Allowed, Allowed),
+            ("FCALL f 0", Denied, Allowed, Allowed),
+            ("FCALL_RO f 0", Allowed, Allowed, Allowed),
+            ("SORT k STORE d", Denied, Allowed, Allowed),
+            ("SORT_RO k", Allowed, Allowed, Allowed),
+            ("GEORADIUS k 1 1 1 m STORE d", Denied, Allowed, Allowed),
+            ("BITFIELD k SET u8 0 1", Denied, Allowed, Allowed),
+            ("XREADGROUP GROUP g c STREAMS s >", Denied, Allowed, Allowed),
+            ("GETEX k PERSIST", Denied, Allowed, Allowed),
+            ("OBJECT ENCODING k", Allowed, Allowed, Allowed),
+            ("SCRIPT LOAD s", Denied, Allowed, Allowed),
+            ("FUNCTION LOAD s", Denied, Allowed, Allowed),
+            ("CLIENT KILL TYPE normal", Denied, Allowed, Allowed),
             ("BLPOP k 0", Denied, Allowed, Allowed),
             ("FLUSHALL", Denied, Denied, Allowed),
             ("SHUTDOWN", Denied, Denied, Allowed),
@@ -102,12 +146,36 @@ mod tests {
             ("CONFIG GET *", Denied, Denied, Allowed),
             ("SUBSCRIBE c", Allowed, Allowed, Allowed),
             ("PUBLISH c m", Denied, Allowed, Allowed),
-            ("MONITOR", Never, Never, Never),
+            ("MONITOR", Denied, Denied, Allowed),
             ("PSYNC a b", Never, Never, Never),
         ] {
             assert_eq!(verdict(Role::Read, line), read, "read {line}");
             assert_eq!(verdict(Role::Write, line), write, "write {line}");
             assert_eq!(verdict(Role::Admin, line), admin, "admin {line}");
+        }
+    }
+
+    #[test]
+    fn scripts_that_declare_no_writes_are_for_readers() {
+        let table = Commands::load().unwrap();
+        let Lookup::Known(eval) = table.lookup(b"EVAL", None) else {
+            panic!()
+        };
+        for (script, verdict) in [
+            (&b"#!lua flags=no-writes\nreturn 1"[..], Verdict::Allowed),
+            (
+                b"#!lua name=x flags=allow-stale,no-writes\nreturn 1",
+                Verdict::Allowed,
+            ),
+            (b"#!lua\nreturn 1 -- flags=no-writes", Verdict::Denied),
+            (b"#!lua flags=allow-oom\nreturn 1", Verdict::Denied),
+            (b"-- #!lua flags=no-writes\nreturn 1", Verdict::Denied),
+            (b"#!lua flags=no-writes flags=allow-oom\n", Verdict::Denied),
+            (b"#!lua \"flags=x flags=no-writes\"\n", Verdict::Denied),
+            (b"return 1", Verdict::Denied),
+        ] {
+            let args = [script, b"0"];
+            assert_eq!(judge(eval, Role::Read, args.into_iter()), verdict);
         }
     }
 

@@ -53,6 +53,16 @@ pub(super) enum Plain {
     Crowded,
     /// A login as somebody else while subscribed, watching or in a transaction.
     LoginBusy,
+    /// `CLIENT CACHING` without tracking.
+    NotTracking,
+    /// A command of a client that is told of every command.
+    Monitoring,
+    /// The server does not let us mark the end of a client's writes.
+    WaitUnmarked,
+    /// A wait that another client has ended so.
+    Unblocked,
+    /// `CLIENT UNBLOCK` with something else at its end.
+    UnblockReason,
 }
 
 impl Plain {
@@ -77,6 +87,17 @@ impl Plain {
             Self::DiscardWithoutMulti => "ERR DISCARD without MULTI",
             Self::ExecAbort => "EXECABORT Transaction discarded because of previous errors.",
             Self::NoCluster => "ERR This instance has cluster support disabled",
+            Self::NotTracking => {
+                "ERR CLIENT CACHING can be called only when the client is in tracking mode with OPTIN or \
+                 OPTOUT mode enabled"
+            }
+            Self::Monitoring => "ERR Replica can't interact with the keyspace",
+            Self::WaitUnmarked => {
+                "ERR WAIT needs an upstream user that may run SWAPDB, by which the gateway marks the \
+                 end of this client's writes"
+            }
+            Self::UnblockReason => "ERR CLIENT UNBLOCK reason should be TIMEOUT or ERROR",
+            Self::Unblocked => "UNBLOCKED client unblocked via CLIENT UNBLOCK",
             Self::NoSuchClient => "ERR No such client",
             Self::CrossSlot => "CROSSSLOT Keys in request don't hash to the same slot",
             Self::SlotUnserved => "CLUSTERDOWN Hash slot not served",
@@ -141,7 +162,7 @@ pub(super) fn malformed(out: &mut BytesMut, fault: &impl std::error::Error) {
 pub(super) fn denied(out: &mut BytesMut, name: &str) {
     line(
         out,
-        &format!("NOPERM this command is not allowed for this tenant: '{name}'"),
+        &format!("NOPERM this user has no permissions to run the '{name}' command"),
     );
 }
 
@@ -192,6 +213,12 @@ pub(super) fn unknown_command<'a>(
     );
 }
 
+/// Appends the server's answer to a type of client that it does not know.
+pub(super) fn unknown_client_type(out: &mut BytesMut, word: &[u8]) {
+    let word = shown(word, ECHO_BYTES_MAX);
+    line(out, &format!("ERR Unknown client type '{word}'"));
+}
+
 /// Appends the server's answer to an unknown subcommand.
 pub(super) fn unknown_subcommand(out: &mut BytesMut, container: &[u8], sub: &[u8]) {
     let container = shown(container, ECHO_BYTES_MAX).to_ascii_uppercase();
@@ -199,6 +226,17 @@ pub(super) fn unknown_subcommand(out: &mut BytesMut, container: &[u8], sub: &[u8
     line(
         out,
         &format!("ERR unknown subcommand '{sub}'. Try {container} HELP."),
+    );
+}
+
+/// Appends that a command needs an upstream for the session, and that no more may be kept so.
+pub(super) fn no_upstream(out: &mut BytesMut, name: &str) {
+    let name = name.to_ascii_uppercase().replace('|', " ");
+    line(
+        out,
+        &format!(
+            "ERR {name} keeps an upstream connection, and as many clients as may already have one"
+        ),
     );
 }
 

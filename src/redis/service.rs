@@ -95,8 +95,12 @@ impl Service {
     pub async fn serve(self: Arc<Self>, stream: Stream) {
         self.meters().opened();
         let peer = stream.peer();
-        let end = match self.secure(stream).await {
-            Ok(stream) => Session::new(Arc::clone(&self), stream).run().await,
+        // Each in a place of its own: a future has room for all that it ever waits for.
+        let end = match Box::pin(self.secure(stream)).await {
+            Ok(stream) => {
+                let mut session = Box::new(Session::new(Arc::clone(&self), stream));
+                session.run().await
+            }
             Err(error) => {
                 tracing::debug!(%peer, %error, "no TLS with this client");
                 SessionEnd::Malformed

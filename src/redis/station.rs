@@ -2,14 +2,17 @@
 
 use std::sync::{
     Arc,
-    atomic::{AtomicU32, Ordering},
+    atomic::{AtomicU32, AtomicUsize, Ordering},
 };
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use bytes::Bytes;
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, futures::Notified};
 
 use super::{
+    blocking::Shares,
     cluster::Cluster,
     exchange::Exchange,
+    presence::Presences,
     settings::Settings,
     subscriptions::Hub,
     trunk::Trunks,
@@ -17,8 +20,8 @@ use super::{
     wire::Version,
 };
 use crate::{
-    fault::Refusal,
-    pool::{CloseReason, Pool, Residue},
+    fault::{Effect, Refusal},
+    pool::{CloseReason, Lease, Pool, Residue},
     shutdown::Shutdown,
     tenant::{Generation, Tenant, TenantId},
 };
@@ -39,6 +42,15 @@ pub(super) struct Station {
     cluster: Option<Arc<Cluster>>,
     /// Bounds leases that are held for long, so that trunks always have a place. Fair.
     pins: Arc<Semaphore>,
+    /// Bounds those that are kept for a session.
+    keepers: Arc<Semaphore>,
+    /// How many wait for their turn at one.
+    queued: AtomicUsize,
+    /// Somebody has begun to wait.
+    crowding: Notify,
+    shares: Shares,
+    presences: Arc<Presences>,
+    shutdown: Shutdown,
     /// The database of the connection URL.
     home: u32,
     /// The highest database number that the server is known to have.
@@ -71,10 +83,16 @@ impl Station {
         let home = database_of(&tenant.target).unwrap_or(0);
         Self {
             trunks: Trunks::new(Arc::clone(&pool), shutdown.clone(), settings, trunks_max),
-            hub: Hub::new(Arc::clone(&pool), shutdown),
+            hub: Hub::new(Arc::clone(&pool), shutdown.clone()),
             pool,
             cluster,
             pins: Arc::new(Semaphore::new(pins)),
+            keepers: Arc::new(Semaphore::new(pins / 2)),
+            queued: AtomicUsize::new(0),
+            crowding: Notify::new(),
+            shares: Shares::default(),
+            presences: Arc::default(),
+            shutdown,
             home,
             highest: AtomicU32::new(home),
             generation: tenant.generation,
@@ -122,13 +140,46 @@ impl Station {
         self.highest.fetch_max(number, Ordering::Relaxed);
     }
 
+    /// The lines of clients that block.
+    pub(super) fn shares(&self) -> &Shares {
+        &self.shares
+    }
+
+    /// What clients see of each other.
+    pub(super) fn presences(&self) -> &Arc<Presences> {
+        &self.presences
+    }
+
+    pub(super) fn shutdown(&self) -> &Shutdown {
+        &self.shutdown
+    }
+
     /// A turn among those who hold a lease for long, in the order of asking.
     pub(super) async fn turn(&self) -> Result<OwnedSemaphorePermit, Refusal> {
+        if let Ok(permit) = Arc::clone(&self.pins).try_acquire_owned() {
+            return Ok(permit);
+        }
+        let _queued = Queued::new(self);
         // It is never closed while the station lives.
         Arc::clone(&self.pins)
             .acquire_owned()
             .await
             .map_err(|_| Refusal::Draining)
+    }
+
+    /// The right to keep a lease for a session; `None`: as many as may be are kept.
+    pub(super) fn keep(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.keepers).try_acquire_owned().ok()
+    }
+
+    /// Whether somebody waits for a turn.
+    pub(super) fn is_crowded(&self) -> bool {
+        self.queued.load(Ordering::Relaxed) > 0
+    }
+
+    /// Resolves when somebody begins to wait for a turn; made before it is asked whether anybody does.
+    pub(super) fn crowded(&self) -> Notified<'_> {
+        self.crowding.notified()
     }
 
     /// An upstream for one client, in its version and on its database; in a cluster, to the node of a
@@ -139,18 +190,54 @@ impl Station {
         (version, database): (Version, u32),
         slot: Option<u16>,
     ) -> Result<Exchange, Refusal> {
-        let mut lease = match &self.cluster {
+        let lease = match &self.cluster {
             Some(cluster) => cluster.lease(slot).await?,
             None => self.pool.lease().await.map_err(|error| error.refusal())?,
         };
-        match lease.upstream.prepare(version, database).await {
-            Ok(()) => Ok(Exchange::new(lease, permit, self.cluster.clone())),
-            Err(fault) => {
-                lease.give_back(Residue::Broken(CloseReason::Dirty));
-                Err(Refusal::UpstreamDown {
-                    cause: fault.to_string(),
-                })
-            }
+        let lease = prepared(lease, version, database).await?;
+        Ok(Exchange::new(lease, permit, self.cluster.clone()))
+    }
+
+    /// An upstream on that database, in that version or else in the newest that the server speaks.
+    pub(super) async fn upstream(
+        &self,
+        version: Option<Version>,
+        database: u32,
+    ) -> Result<Lease<Dialer>, Refusal> {
+        let lease = self.pool.lease().await.map_err(|error| error.refusal())?;
+        let newest = if lease.upstream.speaks_hello {
+            Version::Resp3
+        } else {
+            Version::Resp2
+        };
+        prepared(lease, version.unwrap_or(newest), database).await
+    }
+
+    /// Asks the server a question of the gateway's own, over a trunk.
+    pub(super) async fn ask<W: AsRef<[u8]>>(
+        &self,
+        version: Version,
+        database: u32,
+        words: &[W],
+    ) -> Result<Bytes, Refusal> {
+        let lost = |_| Refusal::UpstreamLost {
+            effect: Effect::Unknown,
+        };
+        let trunk = self.trunks.get(version, database).await?;
+        let answer = trunk
+            .ask(database, words)
+            .map_err(|_| Refusal::UpstreamLost {
+                effect: Effect::None,
+            })?;
+        answer.await.map_err(lost)
+    }
+
+    /// Ends the wait of another of our upstreams, by the server's number of it.
+    pub(super) async fn unblock(&self, number: u64) {
+        let (version, database) = self.trunks.any().unwrap_or((Version::Resp2, self.home));
+        let words = ["CLIENT", "UNBLOCK", &number.to_string()];
+        if let Err(refusal) = self.ask(version, database, &words).await {
+            tracing::debug!(%refusal, "could not end a wait");
         }
     }
 
@@ -175,5 +262,39 @@ impl Station {
         }
         let server = self.trunks.server().filter(|server| !server.is_empty());
         server.unwrap_or_else(|| Arc::from(SERVER_UNKNOWN))
+    }
+}
+
+/// Brings an upstream to that version and database.
+async fn prepared(
+    mut lease: Lease<Dialer>,
+    version: Version,
+    database: u32,
+) -> Result<Lease<Dialer>, Refusal> {
+    match lease.upstream.prepare(version, database).await {
+        Ok(()) => Ok(lease),
+        Err(fault) => {
+            lease.give_back(Residue::Broken(CloseReason::Dirty));
+            Err(Refusal::UpstreamDown {
+                cause: fault.to_string(),
+            })
+        }
+    }
+}
+
+/// Counts among those who wait for a turn.
+struct Queued<'a>(&'a Station);
+
+impl<'a> Queued<'a> {
+    fn new(station: &'a Station) -> Self {
+        station.queued.fetch_add(1, Ordering::Relaxed);
+        station.crowding.notify_waiters();
+        Self(station)
+    }
+}
+
+impl Drop for Queued<'_> {
+    fn drop(&mut self) {
+        self.0.queued.fetch_sub(1, Ordering::Relaxed);
     }
 }

@@ -3,17 +3,18 @@
 //! Ordinary commands that stand together go to the trunk as one slice of the bytes as sent; only
 //! the name of each is looked at.
 
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::{Buf, BytesMut};
 
-use super::{Next, Replies, Session, exclusive::Job};
+use super::{Next, Replies, Session, exclusive::Job, request::Request};
 use crate::{
     redis::{
         cluster,
         commands::{Class, Command, Lookup},
         policy::{self, Verdict},
         refusal::{self, Plain},
+        subscriptions::Count,
         trunk::{Commands, Fate, Rejected},
-        wire::{self, Decoder, Step},
+        wire::{Decoder, Step},
     },
     telemetry::SessionEnd,
     tenant::Role,
@@ -23,14 +24,6 @@ use crate::{
 const WINDOW_FIRST: usize = 64;
 /// Bytes of replies that may be under way to a client, as far as the last ones tell.
 const WINDOW_BYTES: usize = 4 * 1024 * 1024;
-
-/// A command with its words copied, for everything but the hot path.
-pub(super) struct Request {
-    /// The words; the first is the name.
-    pub(super) words: Vec<Bytes>,
-    /// Its length in the buffer.
-    pub(super) bytes: usize,
-}
 
 /// Ordinary commands at the start of the buffer.
 #[derive(Clone, Copy, Default)]
@@ -125,7 +118,11 @@ impl Session {
             .commands()
             .lookup(self.decoder.arg(bytes, 0), second)
         {
-            Lookup::Known(command) if command.class == Class::Shared => {
+            Lookup::Known(command)
+                if command.class == Class::Shared
+                    || (command.class == Class::Counted && !member.station.hub().is_in_use()) =>
+            {
+                self.last.set(command.row);
                 let args = std::iter::empty();
                 policy::judge(command, member.role, args) == Verdict::Allowed
             }
@@ -156,6 +153,16 @@ impl Session {
 
     /// Gives commands to the trunk, in their place after what is under way.
     pub(super) fn submit(&mut self, bytes: &[u8], replies: usize, fate: Fate) -> Result<(), Next> {
+        self.submit_as(bytes, replies, fate, None)
+    }
+
+    fn submit_as(
+        &mut self,
+        bytes: &[u8],
+        replies: usize,
+        fate: Fate,
+        count: Option<Count>,
+    ) -> Result<(), Next> {
         let commands = Commands {
             bytes,
             replies,
@@ -167,7 +174,11 @@ impl Session {
             self.trunk = member.station.trunks().find(self.version, self.database);
         }
         let trunk = self.trunk.as_ref().ok_or(Next::Trunk)?;
-        match trunk.submit(commands, &self.outbox) {
+        let submitted = match count {
+            Some(count) => trunk.submit_counted(commands, &self.outbox, count),
+            None => trunk.submit(commands, &self.outbox),
+        };
+        match submitted {
             Ok(()) => Ok(()),
             Err(Rejected::Full) => Err(Next::Room),
             Err(Rejected::Closed) => {
@@ -213,6 +224,7 @@ impl Session {
             }
             Lookup::Unknown => return self.dispatch_unknown(request, role),
         };
+        self.last.set(command.row);
         match policy::judge(command, role, request.args()) {
             Verdict::Allowed => self.dispatch_known(request, command),
             Verdict::Denied => self.decline(request, |out| refusal::denied(out, &command.name)),
@@ -223,7 +235,12 @@ impl Session {
     fn dispatch_known(&mut self, request: &Request, command: &Command) -> Result<usize, Next> {
         let is_served_here = !matches!(
             command.class,
-            Class::Shared | Class::Admin | Class::Filtered | Class::Stream | Class::Alone
+            Class::Shared
+                | Class::Counted
+                | Class::Admin
+                | Class::Filtered
+                | Class::Stream
+                | Class::Alone
         );
         if is_served_here && !command.takes(request.words.len()) {
             return self.decline(request, |out| refusal::wrong_arity(out, &command.name));
@@ -241,13 +258,23 @@ impl Session {
             return self.dispatch_held(request, command);
         }
         match command.class {
+            Class::Counted => self.share_counted(request, command),
             Class::Shared | Class::Admin | Class::Filtered => self.share(request),
             Class::Stream if !request.has_block() => self.share(request),
-            Class::Blocking | Class::Stream => self.exclusively(request, Job::block(request)),
+            Class::Blocking | Class::Stream => {
+                let place = (self.version, self.database);
+                let job = Job::block(request, place, self.is_routed());
+                self.exclusively(request, job)
+            }
+            Class::Wait if self.is_routed() => {
+                self.decline(request, |out| refusal::unsupported(out, &command.name))
+            }
+            Class::Wait => self.exclusively(request, Job::Wait(request.encoded())),
             Class::Alone => self.exclusively(request, Job::Alone(request.encoded())),
             Class::Local => self.dispatch_local(request, command),
             Class::Transaction => self.dispatch_transaction(request, command),
             Class::Subscribe => self.dispatch_subscribe(request, command),
+            Class::Monitor => self.dispatch_bond(request, command),
             Class::Never | Class::Container => {
                 self.decline(request, |out| refusal::unsupported(out, &command.name))
             }
@@ -310,6 +337,17 @@ impl Session {
         Ok(request.bytes)
     }
 
+    /// Sends one command over the trunk whose reply is counts of subscribers.
+    fn share_counted(&mut self, request: &Request, command: &Command) -> Result<usize, Next> {
+        let hub = self.member.as_ref().map(|member| member.station.hub());
+        let count = hub.and_then(|hub| Count::of(hub, &command.name, &request.words));
+        let Some(count) = count.filter(|_| !self.is_silent() && !self.is_routed()) else {
+            return self.share(request);
+        };
+        self.submit_as(&request.encoded(), 1, Fate::Forward, Some(count))?;
+        Ok(request.bytes)
+    }
+
     /// Refuses one command; a transaction that it belongs to cannot be carried out any more.
     pub(super) fn decline(
         &mut self,
@@ -343,50 +381,5 @@ impl Session {
         if self.replies == Replies::SkipNext {
             self.replies = Replies::On;
         }
-    }
-}
-
-impl Request {
-    /// Copies the command just decoded.
-    pub(super) fn read(decoder: &Decoder, buffer: &[u8], bytes: usize) -> Self {
-        let words = (0..decoder.len()).map(|at| Bytes::copy_from_slice(decoder.arg(buffer, at)));
-        Self {
-            words: words.collect(),
-            bytes,
-        }
-    }
-
-    /// The name as sent.
-    pub(super) fn name(&self) -> &[u8] {
-        self.word(0)
-    }
-
-    /// The word at that place; empty beyond the last.
-    pub(super) fn word(&self, at: usize) -> &[u8] {
-        self.words.get(at).map(Bytes::as_ref).unwrap_or_default()
-    }
-
-    /// The word after the name.
-    pub(super) fn second(&self) -> Option<&[u8]> {
-        self.words.get(1).map(Bytes::as_ref)
-    }
-
-    /// The words after the name.
-    pub(super) fn args(&self) -> impl Iterator<Item = &[u8]> {
-        self.words.iter().skip(1).map(Bytes::as_ref)
-    }
-
-    /// As a RESP array.
-    pub(super) fn encoded(&self) -> Bytes {
-        let mut out = BytesMut::new();
-        wire::encode_command(&mut out, &self.words);
-        out.freeze()
-    }
-
-    /// Whether a stream may be read with the option to wait for more.
-    pub(super) fn has_block(&self) -> bool {
-        // It may as well be the name of a key or a group; that costs a lease. An option that was
-        // missed would hold up everybody on the trunk.
-        self.args().any(|word| word.eq_ignore_ascii_case(b"block"))
     }
 }

@@ -5,6 +5,8 @@ use std::{
     task::{Context, Poll},
 };
 
+use bytes::BytesMut;
+
 use super::{Control, Over, Session};
 use crate::{
     redis::outbox::{Ending, Intake, Standing},
@@ -38,6 +40,11 @@ impl Session {
             return Err(Over(SessionEnd::Limit));
         }
         self.count_traffic();
+        self.show();
+        if self.input.is_empty() {
+            // A client may be idle for long; what it has sent is not kept until then.
+            self.input = BytesMut::new();
+        }
         let before = (self.input.len(), self.is_draining);
         std::future::poll_fn(|context| {
             self.poll_client(context, None, bytes_max)?;
@@ -169,7 +176,7 @@ impl Session {
     }
 
     /// Looks after the client: writes, reads ahead within bounds, notices its end and ours.
-    fn poll_client(
+    pub(super) fn poll_client(
         &mut self,
         context: &mut Context<'_>,
         wake_at: Option<usize>,

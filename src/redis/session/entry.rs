@@ -122,11 +122,13 @@ impl Session {
         if !self.name.is_empty() {
             seat.set_label(&self.name);
         }
+        let presence = station.presences().enter(seat.id(), self.local);
         self.member = Some(Member {
             station,
             seat,
             user,
             role,
+            presence,
         });
     }
 }

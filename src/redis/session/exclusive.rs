@@ -3,16 +3,17 @@
 use std::{task::Poll, time::Duration};
 
 use bytes::{Bytes, BytesMut};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout};
 
-use super::{Held, Over, Session, advance::Request, attend::Wait};
+use super::{Held, Over, Session, attend::Wait, bond::Bond, request::Request};
 use crate::{
     fault::{Effect, Refusal},
     pool::{CloseReason, Residue},
     redis::{
+        blocking::Wish,
         exchange::Exchange,
         refusal,
-        wire::{self, NULL_ARRAY},
+        wire::{self, NULL_ARRAY, Version},
     },
     telemetry::SessionEnd,
 };
@@ -22,8 +23,12 @@ const WAIT_NOTICED: Duration = Duration::from_millis(5);
 
 /// What an upstream of the client's own is for.
 pub(super) enum Job {
-    /// A blocking command, and how long it may block.
-    Block(Bytes, Option<Patience>),
+    /// A blocking command that others may wait for, too, and how long it may block.
+    Share(Wish, Option<Duration>),
+    /// Any other blocking command, and what it waits for if its time is known.
+    Block(Bytes, Option<(Wish, Duration)>),
+    /// WAIT or WAITAOF.
+    Wait(Bytes),
     /// A command that may leave anything behind.
     Alone(Bytes),
     /// WATCH or MULTI, after which the upstream is held.
@@ -32,6 +37,15 @@ pub(super) enum Job {
         command: Bytes,
         /// Whether it is MULTI.
         is_multi: bool,
+    },
+    /// A command after which the upstream is held for the session.
+    Bind {
+        /// The command.
+        command: Bytes,
+        /// Its name.
+        name: String,
+        /// What it is for.
+        bond: Bond,
     },
     /// A command on the upstream that is held.
     Held {
@@ -49,89 +63,30 @@ pub(super) enum Then {
     Keep,
     /// If the command is accepted, commands are queued from now on.
     Queue,
+    /// If the command is accepted, it is on that database.
+    Select(u32),
     /// Nothing is left on it.
     Release,
     /// The transaction could not be carried out: the client hears that instead of the reply.
     Abort,
 }
 
-/// A blocking command's own timeout.
-pub(super) struct Patience {
-    words: Vec<Bytes>,
-    /// Which word it is.
-    at: usize,
-    /// Seconds or milliseconds.
-    in_millis: bool,
-    /// When it ends.
-    until: Instant,
-}
-
 impl Job {
-    /// A blocking command.
-    pub(super) fn block(request: &Request) -> Self {
-        Self::Block(request.encoded(), Patience::of(request))
-    }
-}
-
-impl Patience {
-    /// The timeout of a command, unless it waits for ever or says nothing sensible.
-    fn of(request: &Request) -> Option<Self> {
-        let name = request.name().to_ascii_lowercase();
-        let last = request.words.len().checked_sub(1)?;
-        let (at, in_millis) = match name.as_slice() {
-            b"blpop" | b"brpop" | b"brpoplpush" | b"blmove" | b"bzpopmin" | b"bzpopmax" => {
-                (last, false)
+    /// A blocking command of a client in that version and on that database.
+    ///
+    /// In a cluster each waits for itself, on the node that has its keys.
+    pub(super) fn block(
+        request: &Request,
+        (version, database): (Version, u32),
+        is_routed: bool,
+    ) -> Self {
+        match Wish::parse(&request.words, database, version) {
+            Some((wish, patience)) if !is_routed => Self::Share(wish, patience),
+            Some((wish, patience)) => {
+                Self::Block(request.encoded(), patience.map(|time| (wish, time)))
             }
-            b"blmpop" | b"bzmpop" => (1, false),
-            b"xread" | b"xreadgroup" => (block_option(request)? + 1, true),
-            _ => return None,
-        };
-        let number: f64 = std::str::from_utf8(request.word(at)).ok()?.parse().ok()?;
-        let seconds = if in_millis { number / 1000.0 } else { number };
-        let time = Duration::try_from_secs_f64(seconds)
-            .ok()
-            .filter(|time| !time.is_zero())?;
-        let until = Instant::now().checked_add(time)?;
-        Some(Self {
-            words: request.words.clone(),
-            at,
-            in_millis,
-            until,
-        })
-    }
-
-    /// The command with what is left of its timeout.
-    fn shortened(&self) -> Bytes {
-        let left = self.until.saturating_duration_since(Instant::now());
-        // Never 0, which would mean for ever.
-        let left = left.max(Duration::from_millis(1));
-        let text = if self.in_millis {
-            left.as_millis().to_string()
-        } else {
-            format!("{:.3}", left.as_secs_f64())
-        };
-        let mut words = self.words.clone();
-        if let Some(word) = words.get_mut(self.at) {
-            *word = Bytes::from(text);
+            None => Self::Block(request.encoded(), None),
         }
-        let mut out = BytesMut::new();
-        wire::encode_command(&mut out, &words);
-        out.freeze()
-    }
-}
-
-/// Where the option BLOCK is among the words of XREAD or XREADGROUP.
-fn block_option(request: &Request) -> Option<usize> {
-    let mut at = 1;
-    loop {
-        at += match request.word(at).to_ascii_lowercase().as_slice() {
-            b"block" => return Some(at),
-            b"group" => 3,
-            b"count" | b"claim" => 2,
-            b"noack" => 1,
-            // STREAMS: names follow.
-            _ => return None,
-        };
     }
 }
 
@@ -139,9 +94,17 @@ impl Session {
     /// Carries out a job; nothing is owed to the client, and its command has left the buffer.
     pub(super) async fn run_exclusive(&mut self, job: Job) -> Result<(), Over> {
         match job {
+            Job::Share(wish, patience) => {
+                self.pinned("blocking");
+                self.wait_in_line(wish, patience).await?;
+            }
             Job::Block(command, patience) => {
                 self.pinned("blocking");
                 self.block(command, patience).await?;
+            }
+            Job::Wait(command) => {
+                self.pinned("wait");
+                self.wait_for_replicas(command).await?;
             }
             Job::Alone(command) => {
                 if let Some(mut exchange) = self.lease(Wait::Queued).await?
@@ -160,6 +123,14 @@ impl Session {
                     return self.hang_up().await;
                 }
             }
+            Job::Bind {
+                command,
+                name,
+                bond,
+            } => {
+                self.pinned("session");
+                self.bind(command, &name, bond).await?;
+            }
             Job::Held { command, then } => self.continue_held(command, then).await?,
         }
         self.heard();
@@ -170,25 +141,60 @@ impl Session {
         self.service.meters().pinned(reason);
     }
 
-    async fn block(&mut self, command: Bytes, patience: Option<Patience>) -> Result<(), Over> {
+    async fn block(
+        &mut self,
+        command: Bytes,
+        patience: Option<(Wish, Duration)>,
+    ) -> Result<(), Over> {
         let began = Instant::now();
-        let lease = if let Some(patience) = &patience {
-            let Ok(lease) = timeout_at(patience.until, self.lease(Wait::Blocked)).await else {
-                // As if it had blocked on the server and nothing had come.
-                self.say(|out, version| out.extend_from_slice(version.pick(NULL_ARRAY)));
-                return Ok(());
-            };
-            lease?
-        } else {
-            self.lease(Wait::Blocked).await?
+        let lease = match &patience {
+            Some((_, time)) => timeout(*time, self.lease(Wait::Blocked)).await,
+            None => Ok(self.lease(Wait::Blocked).await),
         };
-        let Some(mut exchange) = lease else {
+        let Ok(lease) = lease else {
+            // As if it had blocked on the server and nothing had come.
+            self.say(|out, version| out.extend_from_slice(version.pick(NULL_ARRAY)));
             return Ok(());
         };
-        let command = match &patience {
-            Some(patience) if began.elapsed() > WAIT_NOTICED => patience.shortened(),
+        let Some(mut exchange) = lease? else {
+            return Ok(());
+        };
+        let command = match patience {
+            Some((wish, time)) if began.elapsed() > WAIT_NOTICED => {
+                wish.shortened(time.saturating_sub(began.elapsed()))
+            }
             _ => command,
         };
+        if self.relay(&mut exchange, command, Wait::Blocked).await? {
+            exchange.give_back(Residue::Clean);
+        }
+        Ok(())
+    }
+
+    /// Waits until everything that the client has written has reached replicas, or the disk.
+    ///
+    /// The server waits for the last write of the connection that asks, and the client's writes went over
+    /// others. All of them have been answered; so a write of our own, which changes nothing, comes
+    /// after them in what is replicated, and stands for them.
+    async fn wait_for_replicas(&mut self, command: Bytes) -> Result<(), Over> {
+        let home = match &self.member {
+            Some(member) => member.station.home().to_string(),
+            None => return Ok(()),
+        };
+        let Some(mut exchange) = self.lease(Wait::Queued).await? else {
+            return Ok(());
+        };
+        let mut mark = BytesMut::new();
+        wire::encode_command(&mut mark, &["SWAPDB", &home, &home]);
+        let marked = self.exchange(&mut exchange, mark.freeze(), true, Wait::Brief);
+        if marked.await?.is_err() {
+            return self.lost(&exchange);
+        }
+        if !exchange.is_accepted() {
+            self.say(|out, _| refusal::plain(out, refusal::Plain::WaitUnmarked));
+            exchange.release();
+            return Ok(());
+        }
         if self.relay(&mut exchange, command, Wait::Blocked).await? {
             exchange.give_back(Residue::Clean);
         }
@@ -207,7 +213,7 @@ impl Session {
                 .is_ok()
             {
                 self.say(|out, _| refusal::plain(out, refusal::Plain::ExecAbort));
-                held.exchange.release();
+                self.let_go(held);
                 return Ok(());
             }
             return self.lost(&held.exchange);
@@ -217,14 +223,34 @@ impl Session {
             return Err(Over(SessionEnd::UpstreamLost));
         }
         match then {
-            Then::Release => held.exchange.release(),
-            Then::Queue => {
-                held.in_multi = held.exchange.is_accepted();
+            Then::Select(database) => {
+                if held.exchange.is_accepted() {
+                    self.database = database;
+                }
                 self.held = Some(held);
             }
-            Then::Keep | Then::Abort => self.held = Some(held),
+            Then::Release => self.let_go(held),
+            Then::Queue => {
+                held.in_multi = held.exchange.is_accepted();
+                held.queued = 0;
+                self.held = Some(held);
+            }
+            Then::Keep | Then::Abort => {
+                held.queued += i64::from(held.in_multi && held.exchange.is_accepted());
+                self.held = Some(held);
+            }
         }
         Ok(())
+    }
+
+    /// The end of a transaction.
+    fn let_go(&mut self, mut held: Held) {
+        if held.bond.is_none() {
+            return held.exchange.release();
+        }
+        held.in_multi = false;
+        held.is_dirty = false;
+        self.held = Some(held);
     }
 
     fn hold(&mut self, exchange: Exchange, is_multi: bool) {
@@ -233,6 +259,8 @@ impl Session {
                 exchange,
                 in_multi: is_multi,
                 is_dirty: false,
+                queued: 0,
+                bond: None,
             });
         } else {
             // The server itself has refused WATCH or MULTI: nothing is watched.
@@ -241,7 +269,7 @@ impl Session {
     }
 
     /// An upstream of the client's own; `None`: the client has been told why not.
-    async fn lease(&mut self, wait: Wait) -> Result<Option<Exchange>, Over> {
+    pub(super) async fn lease(&mut self, wait: Wait) -> Result<Option<Exchange>, Over> {
         let Some(member) = &self.member else {
             return Err(Over(SessionEnd::UpstreamLost));
         };
@@ -264,7 +292,7 @@ impl Session {
     }
 
     /// Sends one command and hands on its reply. False: the upstream was lost, and the client told.
-    async fn relay(
+    pub(super) async fn relay(
         &mut self,
         exchange: &mut Exchange,
         command: Bytes,
@@ -324,7 +352,7 @@ impl Session {
     }
 
     /// An answer of the gateway's own while nothing is owed.
-    fn say(&mut self, write: impl FnOnce(&mut BytesMut, wire::Version)) {
+    pub(super) fn say(&mut self, write: impl FnOnce(&mut BytesMut, Version)) {
         if !self.is_silent() {
             let version = self.version;
             self.outbox.append(|out| write(out, version));

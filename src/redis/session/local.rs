@@ -2,7 +2,7 @@
 
 use bytes::Buf;
 
-use super::{Next, Replies, Session, advance::Request, entry::stranger};
+use super::{Next, Replies, Session, entry::stranger, request::Request};
 use crate::{
     redis::{
         commands::Command,

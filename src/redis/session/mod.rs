@@ -10,25 +10,29 @@
 
 mod advance;
 mod attend;
+mod blocking;
+mod bond;
 mod clients;
 mod entry;
 mod exclusive;
 mod local;
+mod request;
+mod roster;
 mod routed;
 mod subscribe;
 mod transaction;
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{cell::Cell, net::SocketAddr, sync::Arc};
 
 use bytes::{Buf, Bytes, BytesMut};
-use tokio::time::timeout;
+use tokio::{sync::OwnedSemaphorePermit, time::timeout};
 
 use super::{
     cluster::Route,
     exchange::Exchange,
     login::{Credentials, Hello},
     outbox::Outbox,
-    refusal,
+    presence, refusal,
     service::Service,
     settings::Settings,
     station::Station,
@@ -61,11 +65,14 @@ pub(super) struct Session {
     /// The client has sent its last byte.
     has_ended: bool,
     peer: SocketAddr,
+    local: Option<SocketAddr>,
     server_name: Option<String>,
     member: Option<Member>,
     version: Version,
     database: u32,
     name: String,
+    /// The last command, as the table numbers them.
+    last: Cell<u16>,
     replies: Replies,
     /// The trunk that carries this client's commands.
     trunk: Option<Arc<Trunk>>,
@@ -89,6 +96,7 @@ struct Member {
     seat: Seat,
     user: String,
     role: Role,
+    presence: presence::Entry,
 }
 
 /// What has come and gone and is not counted yet.
@@ -119,6 +127,10 @@ struct Held {
     in_multi: bool,
     /// A command was refused here, so EXEC must fail.
     is_dirty: bool,
+    /// Commands queued so far.
+    queued: i64,
+    /// It is kept for the session.
+    bond: Option<(bond::Bond, OwnedSemaphorePermit)>,
 }
 
 /// What the session's surroundings want of it.
@@ -161,7 +173,8 @@ struct Over(SessionEnd);
 
 impl Session {
     pub(super) fn new(service: Arc<Service>, stream: Stream) -> Self {
-        let (peer, server_name) = (stream.peer(), stream.server_name().map(str::to_owned));
+        let (peer, local) = (stream.peer(), stream.local().ok());
+        let server_name = stream.server_name().map(str::to_owned);
         let outbox = Outbox::new(stream, service.settings().output_bytes_max);
         let control = entry::stranger(&service);
         Self {
@@ -171,11 +184,13 @@ impl Session {
             decoder: Decoder::default(),
             has_ended: false,
             peer,
+            local,
             server_name,
             member: None,
             version: Version::Resp2,
             database: 0,
             name: String::new(),
+            last: Cell::new(u16::MAX),
             replies: Replies::On,
             trunk: None,
             route: None,
@@ -190,7 +205,7 @@ impl Session {
     }
 
     /// Serves the client until it leaves or must go.
-    pub(super) async fn run(mut self) -> SessionEnd {
+    pub(super) async fn run(&mut self) -> SessionEnd {
         let end = loop {
             match self.step().await {
                 Ok(None) => {}
@@ -208,12 +223,18 @@ impl Session {
     }
 
     /// Goes on as far as possible, then waits for what is missing; the end, in good order.
+    ///
+    /// What is rare and large is boxed, so that a client that waits for its next command is small.
     async fn step(&mut self) -> Result<Option<SessionEnd>, Over> {
         match self.advance() {
             Next::Input => {
                 if let Some(end) = self.is_over() {
                     self.drained().await?;
                     return Ok(Some(end));
+                }
+                if self.is_listening() {
+                    Box::pin(self.listen()).await?;
+                    return Ok(None);
                 }
                 if self.held.is_some() {
                     // A lease is not for keeping.
@@ -227,14 +248,16 @@ impl Session {
             }
             Next::Settled(owed) => self.settled(owed).await?,
             Next::Room => self.room().await?,
-            Next::Trunk => self.open_trunk().await?,
-            Next::Login(hello, credentials) => self.log_in(hello, credentials).await?,
+            Next::Trunk => Box::pin(self.open_trunk()).await?,
+            Next::Login(hello, credentials) => {
+                Box::pin(self.log_in(hello, credentials)).await?;
+            }
             Next::Subscribe {
                 kind,
                 begins,
                 names,
-            } => self.subscribe(kind, begins, names).await?,
-            Next::Exclusive(job) => self.run_exclusive(job).await?,
+            } => Box::pin(self.subscribe(kind, begins, names)).await?,
+            Next::Exclusive(job) => Box::pin(self.run_exclusive(job)).await?,
             Next::End(end) => {
                 self.drained().await?;
                 return Ok(Some(end));
@@ -248,7 +271,8 @@ impl Session {
         if self.has_ended {
             return Some(SessionEnd::Goodbye);
         }
-        (self.is_draining && self.held.is_none()).then_some(SessionEnd::Draining)
+        (self.is_draining && (self.held.is_none() || self.is_listening()))
+            .then_some(SessionEnd::Draining)
     }
 
     async fn open_trunk(&mut self) -> Result<(), Over> {
@@ -328,6 +352,21 @@ impl Session {
             self.replies = Replies::On;
         }
         Ok(())
+    }
+
+    /// Tells others how things stand.
+    fn show(&self) {
+        if let Some(member) = &self.member {
+            let held = self.held.as_ref().filter(|held| held.in_multi);
+            let subscriber = self.subscriber.as_ref();
+            member.presence.tell(presence::Telling {
+                database: self.database,
+                version: self.version,
+                counts: subscriber.map(Subscriber::counts).unwrap_or_default(),
+                queued: held.map_or(-1, |held| held.queued),
+                command: self.last.get(),
+            });
+        }
     }
 
     fn is_silent(&self) -> bool {

@@ -3,7 +3,7 @@
 
 use bytes::{BufMut, Bytes, BytesMut};
 
-use super::{Next, Session, advance::Request};
+use super::{Next, Session, request::Request};
 use crate::redis::{
     cluster::{Routed, Wish, slot_of},
     commands::{Class, Command},
@@ -111,6 +111,8 @@ impl Session {
             (
                 Class::Transaction
                 | Class::Shared
+                | Class::Counted
+                | Class::Wait
                 | Class::Admin
                 | Class::Filtered
                 | Class::Blocking

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::{Buf, Bytes};
 
-use super::{Next, Over, Session, advance::Request, attend::Wait};
+use super::{Next, Over, Session, attend::Wait, request::Request};
 use crate::{
     redis::{
         commands::Command,

@@ -7,8 +7,8 @@ use bytes::Bytes;
 
 use super::{
     Next, Replies, Session,
-    advance::Request,
     exclusive::{Job, Then},
+    request::Request,
 };
 use crate::redis::{
     commands::{Class, Command, Lookup},
@@ -72,6 +72,9 @@ impl Session {
             return self.decline(request, |out| refusal::plain(out, Plain::CrossSlot));
         }
         let name = command.name.as_str();
+        if self.is_monitoring() && !["quit", "reset", "ping"].contains(&name) {
+            return self.decline(request, |out| refusal::plain(out, Plain::Monitoring));
+        }
         let then = match (command.class, name, in_multi) {
             (Class::Transaction, "exec", true) if is_dirty => {
                 return self.continue_with(request, Bytes::from_static(DISCARD), Then::Abort);
@@ -96,21 +99,27 @@ impl Session {
             | (
                 Class::Transaction
                 | Class::Shared
+                | Class::Counted
                 | Class::Admin
                 | Class::Filtered
                 | Class::Blocking
                 | Class::Stream,
                 _,
                 _,
-            ) => Then::Keep,
+            )
+            | (Class::Wait, _, true) => Then::Keep,
             (Class::Local, "quit" | "reset", _) | (Class::Local, _, false) => {
                 return self.dispatch_local_held(request, command);
             }
-            (Class::Local | Class::Subscribe | Class::Alone, _, true) => {
+            (Class::Local | Class::Subscribe | Class::Alone | Class::Monitor, _, true) => {
                 return self.decline(request, |out| refusal::not_in_transaction(out, name));
             }
             (Class::Subscribe, _, false) => return self.dispatch_subscribe(request, command),
-            (Class::Alone | Class::Never | Class::Container, _, _) => {
+            (
+                Class::Alone | Class::Never | Class::Container | Class::Wait | Class::Monitor,
+                _,
+                _,
+            ) => {
                 return self.decline(request, |out| refusal::unsupported(out, name));
             }
         };
@@ -129,6 +138,12 @@ impl Session {
     /// While watching, a client may ask for everything but another database.
     fn dispatch_local_held(&mut self, request: &Request, command: &Command) -> Result<usize, Next> {
         if command.name == "select" {
+            let number = std::str::from_utf8(request.word(1)).ok();
+            if self.is_listening()
+                && let Some(database) = number.and_then(|text| text.parse().ok())
+            {
+                return self.continue_with(request, request.encoded(), Then::Select(database));
+            }
             return self.decline(request, |out| {
                 refusal::unsupported(out, "select while watching");
             });
@@ -170,10 +185,12 @@ impl Session {
                 // Nothing blocks inside a transaction; the rest is queued as it is.
                 (
                     Class::Shared
+                    | Class::Counted
                     | Class::Admin
                     | Class::Filtered
                     | Class::Blocking
-                    | Class::Stream,
+                    | Class::Stream
+                    | Class::Wait,
                     _,
                 )
                 | (Class::Local, "ping" | "echo") => {}

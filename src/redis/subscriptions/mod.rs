@@ -5,14 +5,20 @@
 //! When the upstream is lost everything is subscribed again; what was published in between is lost,
 //! as it is for a client that reconnects by itself.
 
+mod count;
+mod glob;
 mod subscriber;
 mod task;
 
-pub(super) use subscriber::Subscriber;
+pub(super) use count::Count;
+pub(super) use subscriber::{Counts, Subscriber};
 
 use std::{
     collections::{HashMap, VecDeque},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     task::Waker,
     time::Duration,
 };
@@ -49,6 +55,8 @@ pub(super) struct Hub {
     state: Mutex<State>,
     /// Something was confirmed or failed.
     changed: Notify,
+    /// Somebody is subscribed to something, or was a moment ago.
+    in_use: AtomicBool,
 }
 
 #[derive(Default)]
@@ -115,7 +123,13 @@ impl Hub {
             shutdown,
             state: Mutex::default(),
             changed: Notify::new(),
+            in_use: AtomicBool::new(false),
         })
+    }
+
+    /// Whether anybody may be subscribed to anything.
+    pub(super) fn is_in_use(&self) -> bool {
+        self.in_use.load(Ordering::Relaxed)
     }
 
     /// Asks the server for a topic unless it is asked for already, and has an upstream opened.
@@ -128,6 +142,7 @@ impl Hub {
         }
         if !state.is_running {
             state.is_running = true;
+            self.in_use.store(true, Ordering::Relaxed);
             self.shutdown
                 .spawn("redis-subscriptions", task::run(Arc::clone(self)));
         }

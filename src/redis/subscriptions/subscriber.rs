@@ -30,10 +30,15 @@ pub(in crate::redis) struct Subscriber {
 #[derive(Default)]
 struct Topics {
     names: HashSet<(Kind, Bytes)>,
-    /// Channels and patterns.
-    plain: usize,
-    /// Shard channels.
-    shard: usize,
+    counts: Counts,
+}
+
+/// How many subscriptions a client has.
+#[derive(Debug, Clone, Copy, Default)]
+pub(in crate::redis) struct Counts {
+    pub(in crate::redis) channels: usize,
+    pub(in crate::redis) patterns: usize,
+    pub(in crate::redis) shards: usize,
 }
 
 /// The wait for a confirmation; dropped, it is over.
@@ -57,6 +62,11 @@ impl Subscriber {
             version,
             topics: Topics::default(),
         }
+    }
+
+    /// How many subscriptions it has.
+    pub(in crate::redis) fn counts(&self) -> Counts {
+        self.topics.counts
     }
 
     /// Whether it has any subscription.
@@ -140,8 +150,10 @@ impl Subscriber {
     /// `[command, name, count]`: channels and patterns count together, shard channels apart.
     fn acknowledgement(&self, command: &str, name: Option<&Bytes>, kind: Kind) -> BytesMut {
         let count = match kind {
-            Kind::Channel | Kind::Pattern => self.topics.plain,
-            Kind::Shard => self.topics.shard,
+            Kind::Channel | Kind::Pattern => {
+                self.topics.counts.channels + self.topics.counts.patterns
+            }
+            Kind::Shard => self.topics.counts.shards,
         };
         let mut out = BytesMut::new();
         wire::push(&mut out, self.version, 3);
@@ -183,8 +195,9 @@ impl Topics {
 
     fn count(&mut self, kind: Kind) -> &mut usize {
         match kind {
-            Kind::Channel | Kind::Pattern => &mut self.plain,
-            Kind::Shard => &mut self.shard,
+            Kind::Channel => &mut self.counts.channels,
+            Kind::Pattern => &mut self.counts.patterns,
+            Kind::Shard => &mut self.counts.shards,
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::{
     convert::Infallible,
     pin::{Pin, pin},
-    sync::Arc,
+    sync::{Arc, atomic::Ordering},
     task::{Context, Poll, ready},
     time::Duration,
 };
@@ -238,6 +238,7 @@ impl Hub {
         state.topics.values_mut().for_each(|topic| topic.asked = 0);
         let unused = state.topics.is_empty() || self.shutdown.is_draining();
         state.is_running = !unused;
+        self.in_use.store(!unused, Ordering::Relaxed);
         drop(state);
         self.changed.notify_waiters();
         unused

@@ -4,7 +4,7 @@
 
 use std::{collections::VecDeque, sync::Arc};
 
-use bytes::{Buf, BytesMut};
+use bytes::{Buf, Bytes, BytesMut};
 use tokio::time::Instant;
 
 use super::{Entry, Fate, Kind, task::TrunkFault};
@@ -22,6 +22,8 @@ use crate::{
 const READONLY: &[u8] = b"-READONLY";
 /// A reply that is longer than this is handed on in pieces.
 const PIECE_BYTES: usize = 64 * 1024;
+/// The longest reply to a question of ours; a longer one is none.
+const ANSWER_BYTES_MAX: usize = 16 * 1024 * 1024;
 
 /// The state of a trunk's connection.
 pub(super) struct Link {
@@ -138,7 +140,8 @@ impl Link {
             error.clear();
             match &entry.kind {
                 Kind::Local(answer) => error.extend_from_slice(answer),
-                Kind::Reply(
+                Kind::Counted(_)
+                | Kind::Reply(
                     Fate::Forward
                     | Fate::Select {
                         is_silent: false, ..
@@ -155,7 +158,9 @@ impl Link {
                 )
                 | Kind::Swallow
                 | Kind::Errand(_)
-                | Kind::Ignore => {}
+                | Kind::Ignore
+                // Dropped, it tells whoever asked.
+                | Kind::Answer(_) => {}
             }
             for _ in 0..entry.left {
                 if client.deliver(&error, 1) {
@@ -177,6 +182,7 @@ impl Link {
         {
             reign.doubt();
         }
+        let corrected;
         let bytes = match &mut entry.kind {
             Kind::Reply(Fate::Forward) => bytes,
             Kind::Reply(Fate::Select {
@@ -193,6 +199,11 @@ impl Link {
                 &[]
             }
             Kind::Swallow if cut.first == b'-' => return Err(TrunkFault::Select),
+            Kind::Answer(_) => return self.hand_back(cut.bytes),
+            Kind::Counted(count) => {
+                corrected = count.correct(bytes);
+                corrected.as_deref().unwrap_or(bytes)
+            }
             Kind::Reply(Fate::Drop) | Kind::Swallow | Kind::Ignore | Kind::Local(_) => &[],
         };
         self.is_cut = false;
@@ -207,6 +218,21 @@ impl Link {
             self.in_flight.pop_front();
         }
         self.incoming.advance(cut.bytes);
+        Ok(())
+    }
+
+    /// Answers a question of ours.
+    fn hand_back(&mut self, bytes: usize) -> Result<(), TrunkFault> {
+        let reply = self.incoming.split_to(bytes);
+        let Some(entry) = self.in_flight.pop_front() else {
+            return Err(TrunkFault::Unasked);
+        };
+        self.batches -= usize::from(entry.ends_batch);
+        if let Kind::Answer(sender) = entry.kind
+            && sender.send(Bytes::copy_from_slice(&reply)).is_err()
+        {
+            tracing::trace!("a question whose asker has gone");
+        }
         Ok(())
     }
 
@@ -225,6 +251,16 @@ impl Link {
             if !recipient.part(piece, &mut self.touched) {
                 return Ok(());
             }
+        }
+        if matches!(entry.kind, Kind::Answer(_) | Kind::Counted(_)) {
+            if self.incoming.len() < ANSWER_BYTES_MAX {
+                return Ok(());
+            }
+            // Too long to be looked into.
+            entry.kind = match entry.kind {
+                Kind::Counted(_) => Kind::Reply(Fate::Forward),
+                _ => Kind::Ignore,
+            };
         }
         if let (Kind::Reply(Fate::Forward), Some(client)) = (&entry.kind, &entry.to) {
             self.is_cut = true;

@@ -26,9 +26,11 @@ use std::{
 
 use bytes::{Bytes, BytesMut};
 use parking_lot::Mutex;
+use tokio::sync::oneshot;
 
 use super::{
     outbox::Outbox,
+    subscriptions::Count,
     wire::{self, Version},
 };
 use crate::fault::{Effect, Refusal};
@@ -152,6 +154,10 @@ enum Kind {
     Local(Bytes),
     /// Replies that somebody else gets.
     Errand(Box<dyn Recipient>),
+    /// A reply with counts of subscribers, which is corrected.
+    Counted(Count),
+    /// A reply to a question of ours.
+    Answer(oneshot::Sender<Bytes>),
 }
 
 impl Trunk {
@@ -184,6 +190,25 @@ impl Trunk {
         commands: Commands<'_>,
         client: &Arc<Outbox>,
     ) -> Result<(), Rejected> {
+        self.submit_as(commands, client, Kind::Reply(commands.fate))
+    }
+
+    /// Takes a command whose reply is counts of subscribers.
+    pub(super) fn submit_counted(
+        &self,
+        command: Commands<'_>,
+        client: &Arc<Outbox>,
+        count: Count,
+    ) -> Result<(), Rejected> {
+        self.submit_as(command, client, Kind::Counted(count))
+    }
+
+    fn submit_as(
+        &self,
+        commands: Commands<'_>,
+        client: &Arc<Outbox>,
+        kind: Kind,
+    ) -> Result<(), Rejected> {
         let mut inbox = self.inbox.lock();
         if inbox.closed {
             return Err(Rejected::Closed);
@@ -198,7 +223,7 @@ impl Trunk {
         let entry = Entry {
             to: Some(Arc::clone(client)),
             left: commands.replies,
-            kind: Kind::Reply(commands.fate),
+            kind,
             begins: inbox.gathered,
             ends_batch: false,
         };
@@ -247,6 +272,41 @@ impl Trunk {
     /// Whether as much waits as may.
     pub(super) fn is_full(&self) -> bool {
         self.inbox.lock().bytes.len() >= INBOX_BYTES_MAX
+    }
+
+    /// Asks the server a question of the gateway's own; the reply, or nothing if the trunk is lost.
+    pub(super) fn ask<W: AsRef<[u8]>>(
+        &self,
+        database: u32,
+        words: &[W],
+    ) -> Result<oneshot::Receiver<Bytes>, Rejected> {
+        let mut command = BytesMut::new();
+        wire::encode_command(&mut command, words);
+        let (sender, receiver) = oneshot::channel();
+        let mut inbox = self.inbox.lock();
+        if inbox.closed {
+            return Err(Rejected::Closed);
+        }
+        if inbox.bytes.len() >= INBOX_BYTES_MAX {
+            return Err(Rejected::Full);
+        }
+        if inbox.database != database {
+            inbox.select(database, Kind::Swallow);
+        }
+        let entry = Entry {
+            to: None,
+            left: 1,
+            kind: Kind::Answer(sender),
+            begins: inbox.gathered,
+            ends_batch: false,
+        };
+        inbox.push(entry, &command);
+        let idle = inbox.due();
+        drop(inbox);
+        if let Some(task) = idle {
+            task.wake();
+        }
+        Ok(receiver)
     }
 
     /// Ready when commands can be submitted, or the trunk is closed.

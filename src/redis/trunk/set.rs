@@ -79,6 +79,13 @@ impl Trunks {
         found.filter(|_| shared).map(|one| Arc::clone(&one.trunk))
     }
 
+    /// The version and database of one that is open.
+    pub(in crate::redis) fn any(&self) -> Option<(Version, u32)> {
+        let open = self.open.lock();
+        let one = open.iter().find(|one| !one.trunk.is_closed())?;
+        Some((one.trunk.version, one.database))
+    }
+
     /// An open trunk, opened if need be.
     pub(in crate::redis) async fn get(
         &self,

@@ -25,6 +25,8 @@ use crate::{net::Stream, pool, tenant::Endpoint};
 
 /// The longest reply to one of our own questions; `INFO` is a few kilobytes.
 const ANSWER_BYTES_MAX: usize = 1024 * 1024;
+/// The longest reply to what is asked on behalf of clients: the longest string, and then some.
+const REPLY_BYTES_MAX: usize = 1024 * 1024 * 1024;
 /// Room for a reply to one of our own questions.
 const ANSWER_BYTES: usize = 4096;
 
@@ -66,6 +68,19 @@ pub struct Upstream {
     pub(super) endpoint: Option<Endpoint>,
     /// The reign in which it was opened, where masters change.
     pub(super) reign: Option<Arc<Reign>>,
+    /// By which number the server knows it, once it has been asked.
+    number: Number,
+}
+
+/// The server's number of a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Number {
+    /// It has not been asked for.
+    Unasked,
+    /// The server does not tell, or does not let us end the waits of others.
+    Unusable,
+    /// The number.
+    Known(u64),
 }
 
 impl Upstream {
@@ -79,13 +94,57 @@ impl Upstream {
             server: Arc::from(""),
             endpoint: None,
             reign: None,
+            number: Number::Unasked,
         }
+    }
+
+    /// By which number another connection can end its wait; `None` where the server forbids that.
+    pub(super) async fn number(&mut self) -> Result<Option<u64>, AskFault> {
+        if self.number == Number::Unasked {
+            self.number = self.ask_number().await?;
+        }
+        Ok(match self.number {
+            Number::Known(number) => Some(number),
+            Number::Unasked | Number::Unusable => None,
+        })
+    }
+
+    async fn ask_number(&mut self) -> Result<Number, AskFault> {
+        let number = match self.ask(&["CLIENT", "ID"]).await {
+            Ok(reply) => wire::number_of(&reply).and_then(|number| u64::try_from(number).ok()),
+            Err(AskFault::Refused(_)) => None,
+            Err(fault) => return Err(fault),
+        };
+        let Some(number) = number else {
+            return Ok(Number::Unusable);
+        };
+        // On itself it does nothing, but it tells whether it may be used.
+        match self.ask(&["CLIENT", "UNBLOCK", &number.to_string()]).await {
+            Ok(_) => Ok(Number::Known(number)),
+            Err(AskFault::Refused(_)) => Ok(Number::Unusable),
+            Err(fault) => Err(fault),
+        }
+    }
+
+    /// Sends commands and reads that many replies to them, errors too.
+    pub(super) async fn converse(
+        &mut self,
+        commands: &[u8],
+        replies: usize,
+    ) -> Result<Vec<Bytes>, AskFault> {
+        self.stream.write_all(commands).await?;
+        self.stream.flush().await?;
+        let mut answers = Vec::with_capacity(replies);
+        while answers.len() < replies {
+            answers.push(self.answer(REPLY_BYTES_MAX).await?);
+        }
+        Ok(answers)
     }
 
     /// Sends one command and reads its whole reply; an error reply is a fault.
     pub(super) async fn ask<W: AsRef<[u8]>>(&mut self, words: &[W]) -> Result<Bytes, AskFault> {
         self.tell(words).await?;
-        let reply = self.answer().await?;
+        let reply = self.answer(ANSWER_BYTES_MAX).await?;
         match reply.strip_prefix(b"-") {
             Some(text) => Err(AskFault::Refused(
                 String::from_utf8_lossy(text).trim().to_owned(),
@@ -120,9 +179,9 @@ impl Upstream {
         Ok(())
     }
 
-    async fn answer(&mut self) -> Result<Bytes, AskFault> {
+    async fn answer(&mut self, bytes_max: usize) -> Result<Bytes, AskFault> {
         loop {
-            let frame = self.frame().await?;
+            let frame = self.frame(bytes_max).await?;
             // A push answers nothing.
             if frame.first() != Some(&b'>') {
                 return Ok(frame);
@@ -134,13 +193,13 @@ impl Upstream {
     ///
     /// # Cancel safety
     /// Safe: what has been read is looked at again.
-    pub(super) async fn frame(&mut self) -> Result<Bytes, AskFault> {
+    pub(super) async fn frame(&mut self, bytes_max: usize) -> Result<Bytes, AskFault> {
         let mut scanner = Scanner::default();
         loop {
             if let Some(frame) = scanner.scan(&self.input)? {
                 return Ok(self.input.split_to(frame.end).freeze());
             }
-            if self.input.len() > ANSWER_BYTES_MAX {
+            if self.input.len() > bytes_max {
                 return Err(AskFault::TooLong);
             }
             self.input.reserve(ANSWER_BYTES);

@@ -173,7 +173,7 @@ impl Watch {
         let mut sentinel =
             open_sentinel(&self.opener, &self.target, &self.service, endpoint).await?;
         let subscribed = sentinel.tell(&["SUBSCRIBE", SWITCH]).await;
-        if subscribed.is_err() || sentinel.frame().await.is_err() {
+        if subscribed.is_err() || sentinel.frame(super::ANSWER_BYTES_MAX).await.is_err() {
             return Ok(End::Lost);
         }
         // What happened before the subscription is not announced any more.
@@ -181,7 +181,7 @@ impl Watch {
         let (mut silent, mut unused) = (false, 0);
         loop {
             tokio::select! {
-                frame = sentinel.frame() => match frame {
+                frame = sentinel.frame(super::ANSWER_BYTES_MAX) => match frame {
                     Ok(frame) => {
                         silent = false;
                         self.hear(&frame);

@@ -4,6 +4,7 @@
 //! reply means is between the client and its server. No error *texts* of commands live here; those
 //! of the framing itself do, because they are part of the protocol.
 
+mod elements;
 mod inline;
 mod number;
 mod push;
@@ -12,6 +13,7 @@ mod reply;
 mod request;
 mod value;
 
+pub(super) use elements::{for_resp2, is_null, items, number_of, strings};
 pub(super) use push::Push;
 pub(super) use render::{
     NULL_ARRAY, Version, array, bulk, encode_command, integer, map, push, simple, verbatim,

@@ -14,7 +14,7 @@ use super::{inline, number};
 /// The longest line: an inline command, or a count (`PROTO_INLINE_MAX_SIZE`).
 const LINE_BYTES_MAX: usize = 64 * 1024;
 /// Arguments that are remembered between commands without allocating anew.
-const ARGS_KEPT_MAX: usize = 1024;
+const ARGS_KEPT_MAX: usize = 64;
 
 /// What a client may send.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,0 +1,89 @@
+//! Subscribers in numbers: one upstream, everything in order, and counts that are the truth.
+
+use super::*;
+
+/// So many subscribers of each of so many channels.
+async fn subscribed(gateway: &Gateway, channels: usize, each: usize) -> Vec<(String, Client)> {
+    let mut subscribers = Vec::new();
+    for at in 0..channels * each {
+        let channel = format!("crowd-{}", at % channels);
+        let mut client = gateway.client(Role::Read).await;
+        client.send(&["SUBSCRIBE", &channel]).await;
+        client
+            .expect(&format!(
+                "*3\r\n$9\r\nsubscribe\r\n$7\r\n{channel}\r\n:1\r\n"
+            ))
+            .await;
+        subscribers.push((channel, client));
+    }
+    subscribers
+}
+
+#[tokio::test]
+async fn many_subscribers_hear_all_in_order_and_are_counted() {
+    const CHANNELS: usize = 10;
+    const EACH: usize = 20;
+    const MESSAGES: usize = 50;
+    let Some(gateway) = Gateway::start("crowd").await else {
+        return;
+    };
+    let mut direct = gateway.direct().await;
+    let mut publisher = gateway.client(Role::Write).await;
+    publisher.send(&["PUBLISH", "crowd-0", "nobody"]).await;
+    publisher.expect(":0\r\n").await;
+    let mut subscribers = subscribed(&gateway, CHANNELS, EACH).await;
+    assert!(gateway.upstreams(&mut direct).await.len() <= 2);
+    let mut pattern = gateway.client(Role::Read).await;
+    pattern.send(&["PSUBSCRIBE", "crowd-[0-3]"]).await;
+    pattern
+        .expect("*3\r\n$10\r\npsubscribe\r\n$11\r\ncrowd-[0-3]\r\n:1\r\n")
+        .await;
+    let mut other = gateway.direct().await;
+    other.send(&["SUBSCRIBE", "crowd-1", "crowd-alone"]).await;
+    other
+        .expect("*3\r\n$9\r\nsubscribe\r\n$7\r\ncrowd-1\r\n:1\r\n*3\r\n$9\r\nsubscribe\r\n$11\r\ncrowd-alone\r\n:2\r\n")
+        .await;
+    // The truth: those behind the gateway, and those elsewhere.
+    publisher
+        .send(&[
+            "PUBSUB",
+            "NUMSUB",
+            "crowd-1",
+            "crowd-9",
+            "crowd-alone",
+            "crowd-none",
+        ])
+        .await;
+    publisher
+        .expect(
+            "*8\r\n$7\r\ncrowd-1\r\n:21\r\n$7\r\ncrowd-9\r\n:20\r\n$11\r\ncrowd-alone\r\n:1\r\n\
+             $10\r\ncrowd-none\r\n:0\r\n",
+        )
+        .await;
+    for message in 0..MESSAGES {
+        for channel in 0..CHANNELS {
+            let (channel, text) = (format!("crowd-{channel}"), message.to_string());
+            publisher.send(&["PUBLISH", &channel, &text]).await;
+        }
+    }
+    for _ in 0..MESSAGES {
+        for channel in 0..CHANNELS {
+            let heard = match channel {
+                1 => 22,
+                0..=3 => 21,
+                _ => 20,
+            };
+            publisher.expect(&format!(":{heard}\r\n")).await;
+        }
+    }
+    for (channel, client) in &mut subscribers {
+        for message in 0..MESSAGES {
+            let text = message.to_string();
+            let wanted = format!(
+                "*3\r\n$7\r\nmessage\r\n$7\r\n{channel}\r\n${}\r\n{text}\r\n",
+                text.len()
+            );
+            client.expect(&wanted).await;
+        }
+    }
+}
