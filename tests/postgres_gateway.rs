@@ -400,10 +400,14 @@ async fn logins_that_fail_say_so_in_one_way() {
         let refused = Client::log_in(gateway.address, user, password, &[]).await;
         assert_eq!(refused.err().unwrap(), "28P01", "{user}");
     }
-    for (name, value) in [("replication", "database"), ("database", "polypool")] {
+    for (name, value, code) in [
+        ("replication", "database", "0A000"),
+        ("database", "polypool", "3D000"),
+        ("database", "elsewhere", "3D000"),
+    ] {
         let asked = [(name, value)];
         let refused = Client::log_in(gateway.address, "app.main", &gateway.write, &asked).await;
-        assert_eq!(refused.err().unwrap(), "0A000", "{name}");
+        assert_eq!(refused.err().unwrap(), code, "{name}={value}");
     }
 }
 

@@ -50,11 +50,12 @@ fn one_credential_serves_three_protocols_and_wrong_ones_are_all_alike() {
 
     let slug = main["slug"].as_str().unwrap();
     let own = format!("app.{slug}");
-    let password = polypool::tenant::Target::parse(&servers.postgres)
-        .unwrap()
-        .password
-        .unwrap();
-    postgres_login(gateway.postgres, &own, "anything", password.expose()).unwrap();
+    let target = polypool::tenant::Target::parse(&servers.postgres).unwrap();
+    let (password, database) = (target.password.unwrap(), target.database.unwrap());
+    postgres_login(gateway.postgres, &own, &database, password.expose()).unwrap();
+    // The slug names one database, so another's name is a signal that disagrees.
+    let refused = postgres_login(gateway.postgres, &own, "anything", password.expose());
+    assert_eq!(refused.err().unwrap(), "3D000");
 }
 
 #[test]
