@@ -11,7 +11,7 @@ import urllib.error
 import urllib.request
 
 ROOT = pathlib.Path(__file__).resolve().parents[3]
-BIN = pathlib.Path(os.environ.get("POLYPOOL_BIN") or ROOT / "target/debug/polypool").resolve()
+BIN = (ROOT / (os.environ.get("POLYPOOL_BIN") or "target/debug/polypool")).resolve()
 
 
 def free_ports(count):
