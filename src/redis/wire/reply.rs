@@ -8,8 +8,9 @@ use thiserror::Error;
 
 use super::number;
 
-/// Aggregates inside aggregates; the server's own replies stay far below.
-const DEPTH_MAX: usize = 512;
+/// Aggregates inside aggregates. A script's table that holds itself comes with some 8000 levels
+/// (`LUAI_MAXCSTACK`), where the server ends it with an error; its other replies stay far below.
+const DEPTH_MAX: usize = 16_384;
 /// The longest line of a simple type. Error replies can echo arguments, so this is generous.
 const LINE_BYTES_MAX: usize = 1024 * 1024;
 

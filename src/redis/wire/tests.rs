@@ -252,6 +252,16 @@ fn attributes_and_pushes_are_told_apart_from_replies() {
 }
 
 #[test]
+fn a_table_that_holds_itself_is_one_reply() {
+    let reply = [
+        &b"*1\r\n".repeat(8000)[..],
+        b"-ERR reached lua stack limit\r\n",
+    ]
+    .concat();
+    assert_eq!(replies(&[&reply], false), Ok(vec![(b'*', reply)]));
+}
+
+#[test]
 fn broken_replies_are_faults() {
     for (bytes, fault) in [
         (&b"?1\r\n"[..], ReplyFault::Type(b'?')),
@@ -269,7 +279,7 @@ fn broken_replies_are_faults() {
             assert_eq!(found, Err(fault), "{}", bytes.escape_ascii());
         }
     }
-    let deep = b"*1\r\n".repeat(600);
+    let deep = b"*1\r\n".repeat(20_000);
     assert_eq!(replies(&[&deep], false), Err(ReplyFault::Depth));
 }
 
