@@ -143,6 +143,8 @@ impl Commands {
         }
         match second {
             None => Lookup::MissingSubcommand(command),
+            // An empty word would find the container itself.
+            Some([]) => Lookup::UnknownSubcommand,
             Some(second) => match self.find(first, second) {
                 Some(found) => Lookup::Known(found),
                 None => Lookup::UnknownSubcommand,
@@ -306,6 +308,10 @@ mod tests {
         ));
         assert!(matches!(
             table.lookup(b"CONFIG", Some(b"NEWS")),
+            Lookup::UnknownSubcommand
+        ));
+        assert!(matches!(
+            table.lookup(b"CONFIG", Some(b"")),
             Lookup::UnknownSubcommand
         ));
     }

@@ -136,7 +136,7 @@ pub(super) fn refuse(out: &mut BytesMut, refusal: &Refusal) {
         } => {
             line(out, "ERR upstream connection lost, command not sent");
         }
-        Refusal::Malformed { what } => line(out, &format!("ERR Protocol error: {what}")),
+        Refusal::Malformed { what } => line(out, format!("ERR Protocol error: {what}")),
         Refusal::LoginThrottled { .. }
         | Refusal::TenantAmbiguous { .. }
         | Refusal::TenantContradiction { .. }
@@ -149,45 +149,58 @@ pub(super) fn refuse(out: &mut BytesMut, refusal: &Refusal) {
         | Refusal::FrameTooLarge { .. }
         | Refusal::Unsupported { .. }
         | Refusal::TimedOut { .. }
-        | Refusal::Internal => line(out, &format!("ERR {refusal}")),
+        | Refusal::Internal => line(out, format!("ERR {refusal}")),
     }
 }
 
 /// Appends the error of a broken frame, after which the client is closed.
 pub(super) fn malformed(out: &mut BytesMut, fault: &impl std::error::Error) {
-    line(out, &format!("ERR {fault}"));
+    line(out, format!("ERR {fault}"));
 }
 
 /// Appends that role or policy forbid a command.
 pub(super) fn denied(out: &mut BytesMut, name: &str) {
     line(
         out,
-        &format!("NOPERM this user has no permissions to run the '{name}' command"),
+        format!("NOPERM this user has no permissions to run the '{name}' command"),
     );
 }
 
 /// Appends that a command is served to nobody here.
 pub(super) fn unsupported(out: &mut BytesMut, name: &str) {
     let name = name.to_ascii_uppercase().replace('|', " ");
-    line(out, &format!("ERR {name} is not supported by this gateway"));
+    line(out, format!("ERR {name} is not supported by this gateway"));
 }
 
 /// Appends the server's answer to a wrong number of words.
 pub(super) fn wrong_arity(out: &mut BytesMut, name: &str) {
     line(
         out,
-        &format!("ERR wrong number of arguments for '{name}' command"),
+        format!("ERR wrong number of arguments for '{name}' command"),
     );
 }
 
 /// Appends the server's answer to an option of HELLO that it does not know.
 pub(super) fn hello_option(out: &mut BytesMut, option: &[u8]) {
+    let parts = [
+        b"ERR Syntax error in HELLO option '",
+        // The server shows all of it.
+        shown(option, usize::MAX),
+        b"'",
+    ];
+    line(out, parts.concat());
+}
+
+/// Appends why EXEC is not carried out at all; `why` writes the error that another command would get.
+pub(super) fn exec_rejected(out: &mut BytesMut, why: impl FnOnce(&mut BytesMut)) {
+    let mut error = BytesMut::new();
+    why(&mut error);
+    let text = error.strip_prefix(b"-").unwrap_or(&error);
+    let text = text.strip_prefix(b"ERR ").unwrap_or(text);
+    let text = text.strip_suffix(b"\r\n").unwrap_or(text);
     line(
         out,
-        &format!(
-            "ERR Syntax error in HELLO option '{}'",
-            shown(option, ECHO_BYTES_MAX)
-        ),
+        [b"EXECABORT Transaction discarded because of: ", text].concat(),
     );
 }
 
@@ -197,36 +210,44 @@ pub(super) fn unknown_command<'a>(
     name: &[u8],
     args: impl Iterator<Item = &'a [u8]>,
 ) {
-    let mut echo = String::new();
+    let mut echo = Vec::new();
     for arg in args {
         if echo.len() >= ECHO_BYTES_MAX {
             break;
         }
-        echo.push('\'');
-        echo.push_str(&shown(arg, ECHO_BYTES_MAX - echo.len()));
-        echo.push_str("' ");
+        let room = ECHO_BYTES_MAX - echo.len();
+        echo.push(b'\'');
+        echo.extend_from_slice(shown(arg, room));
+        echo.extend_from_slice(b"' ");
     }
     let name = shown(name, ECHO_BYTES_MAX);
-    line(
-        out,
-        &format!("ERR unknown command '{name}', with args beginning with: {echo}"),
-    );
+    let parts = [
+        b"ERR unknown command '",
+        name,
+        b"', with args beginning with: ",
+        &echo,
+    ];
+    line(out, parts.concat());
 }
 
 /// Appends the server's answer to a type of client that it does not know.
 pub(super) fn unknown_client_type(out: &mut BytesMut, word: &[u8]) {
     let word = shown(word, ECHO_BYTES_MAX);
-    line(out, &format!("ERR Unknown client type '{word}'"));
+    line(out, [b"ERR Unknown client type '", word, b"'"].concat());
 }
 
 /// Appends the server's answer to an unknown subcommand.
 pub(super) fn unknown_subcommand(out: &mut BytesMut, container: &[u8], sub: &[u8]) {
-    let container = shown(container, ECHO_BYTES_MAX).to_ascii_uppercase();
+    let container = container.to_ascii_uppercase();
     let sub = shown(sub, ECHO_BYTES_MAX);
-    line(
-        out,
-        &format!("ERR unknown subcommand '{sub}'. Try {container} HELP."),
-    );
+    let parts = [
+        b"ERR unknown subcommand '",
+        sub,
+        b"'. Try ",
+        &container,
+        b" HELP.",
+    ];
+    line(out, parts.concat());
 }
 
 /// Appends that a command needs an upstream for the session, and that no more may be kept so.
@@ -234,7 +255,7 @@ pub(super) fn no_upstream(out: &mut BytesMut, name: &str) {
     let name = name.to_ascii_uppercase().replace('|', " ");
     line(
         out,
-        &format!(
+        format!(
             "ERR {name} keeps an upstream connection, and as many clients as may already have one"
         ),
     );
@@ -243,7 +264,7 @@ pub(super) fn no_upstream(out: &mut BytesMut, name: &str) {
 /// Appends that a command is not possible inside a transaction here.
 pub(super) fn not_in_transaction(out: &mut BytesMut, name: &str) {
     let name = name.to_ascii_uppercase().replace('|', " ");
-    line(out, &format!("ERR {name} is not allowed in transaction"));
+    line(out, format!("ERR {name} is not allowed in transaction"));
 }
 
 /// Appends the server's answer to a transaction command inside a transaction.
@@ -259,7 +280,7 @@ pub(super) fn nested(out: &mut BytesMut, name: &str) {
 pub(super) fn subscribed(out: &mut BytesMut, name: &str) {
     line(
         out,
-        &format!(
+        format!(
             "ERR Can't execute '{name}': only (P|S)SUBSCRIBE / (P|S)UNSUBSCRIBE / PING / QUIT / \
              RESET are allowed in this context"
         ),
@@ -272,9 +293,9 @@ pub(super) fn partial(out: &mut BytesMut, name: &str, of: (usize, usize), first:
     let (failed, parts) = of;
     line(
         out,
-        &format!(
+        format!(
             "ERR {failed} of {parts} parts of {name} failed, the others were carried out: {}",
-            first.trim_end()
+            String::from_utf8_lossy(first).trim_end()
         ),
     );
 }
@@ -283,26 +304,27 @@ pub(super) fn partial(out: &mut BytesMut, name: &str, of: (usize, usize), first:
 pub(super) fn unmergeable(out: &mut BytesMut, name: &str) {
     line(
         out,
-        &format!("ERR the nodes of the cluster answered {name} in ways that do not fit together"),
+        format!("ERR the nodes of the cluster answered {name} in ways that do not fit together"),
     );
 }
 
 /// One line, whatever the text holds: a line break in it would be read as another reply.
-fn line(out: &mut BytesMut, text: &str) {
+fn line(out: &mut BytesMut, text: impl AsRef<[u8]>) {
     out.put_u8(b'-');
-    for byte in text.bytes() {
-        out.put_u8(if byte == b'\r' || byte == b'\n' {
+    for byte in text.as_ref() {
+        out.put_u8(if matches!(byte, b'\r' | b'\n') {
             b' '
         } else {
-            byte
+            *byte
         });
     }
     out.put_slice(b"\r\n");
 }
 
-fn shown(bytes: &[u8], bytes_max: usize) -> String {
-    let cut = bytes.get(..bytes_max.min(bytes.len())).unwrap_or_default();
-    String::from_utf8_lossy(cut).into_owned()
+/// What the server shows of a word: to it, a NUL is the end.
+fn shown(bytes: &[u8], bytes_max: usize) -> &[u8] {
+    let end = memchr::memchr(0, bytes).unwrap_or(bytes.len());
+    bytes.get(..end.min(bytes_max)).unwrap_or_default()
 }
 
 #[cfg(test)]

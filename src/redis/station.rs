@@ -72,13 +72,14 @@ impl Station {
             Cluster::new(pool, dialer, settings, shutdown)
         });
         let max = tenant.limits.upstream_max;
-        let trunks_max = settings.trunks_max.min(max.saturating_sub(1)).max(1);
+        // Trunks are kept, so where they had every place a transaction would wait for ever. One more
+        // trunk is for clients of the other version, one place for the subscriptions.
+        let trunks_max = settings.trunks_max.min(max.saturating_sub(3)).max(1);
         let trunks = if cluster.is_some() {
             CLUSTER_TRUNKS
         } else {
-            trunks_max
+            trunks_max + 1
         };
-        // One more is for the subscriptions.
         let pins = max.saturating_sub(trunks + 1).max(1);
         let home = database_of(&tenant.target).unwrap_or(0);
         Self {

@@ -11,7 +11,7 @@ use crate::{
         cluster,
         commands::{Class, Command, Lookup},
         policy::{self, Verdict},
-        refusal::{self, Plain},
+        refusal,
         subscriptions::Count,
         trunk::{Commands, Fate, Rejected},
         wire::{Decoder, Step},
@@ -35,13 +35,14 @@ struct Run {
 impl Session {
     /// Takes commands out of the buffer until something has to be waited for.
     pub(super) fn advance(&mut self) -> Next {
-        let limits = self.limits();
         let mut run = Run::default();
         let mut room = match self.room_for_commands() {
             Ok(room) => room,
             Err(next) => return next,
         };
         loop {
+            // Asked each time: a RESET makes a stranger of the client.
+            let limits = self.limits();
             let rest = self.input.get(run.bytes..).unwrap_or_default();
             let step = self.decoder.decode(rest, limits);
             if let Ok(Step::Command { bytes }) = step
@@ -216,12 +217,7 @@ impl Session {
             Lookup::MissingSubcommand(command) => {
                 return self.decline(request, |out| refusal::wrong_arity(out, &command.name));
             }
-            Lookup::UnknownSubcommand => {
-                let sub = request.second().unwrap_or_default();
-                return self.decline(request, |out| {
-                    refusal::unknown_subcommand(out, request.name(), sub);
-                });
-            }
+            Lookup::UnknownSubcommand => return self.decline_subcommand(request),
             Lookup::Unknown => return self.dispatch_unknown(request, role),
         };
         self.last.set(command.row);
@@ -242,14 +238,14 @@ impl Session {
                 | Class::Stream
                 | Class::Alone
         );
-        if is_served_here && !command.takes(request.words.len()) {
-            return self.decline(request, |out| refusal::wrong_arity(out, &command.name));
+        if (is_served_here || self.is_modal()) && !command.takes(request.words.len()) {
+            return self.reject(request, |out| refusal::wrong_arity(out, &command.name));
         }
         if self.is_modal()
             && command.class != Class::Subscribe
             && !["ping", "quit", "reset"].contains(&command.name.as_str())
         {
-            return self.decline(request, |out| refusal::subscribed(out, &command.name));
+            return self.reject(request, |out| refusal::subscribed(out, &command.name));
         }
         if self.queue.is_some() {
             return self.dispatch_queued(request, command);
@@ -298,25 +294,6 @@ impl Session {
             return self.decline(request, unknown);
         }
         self.exclusively(request, Job::Alone(request.encoded()))
-    }
-
-    /// A client that has not logged in may log in, and leave.
-    fn dispatch_stranger(&mut self, request: &Request) -> Result<usize, Next> {
-        let service = std::sync::Arc::clone(&self.service);
-        match service.commands().lookup(request.name(), request.second()) {
-            Lookup::Known(command)
-                if ["auth", "hello", "quit", "reset"].contains(&command.name.as_str()) =>
-            {
-                if command.takes(request.words.len()) {
-                    return self.dispatch_local(request, command);
-                }
-                self.decline(request, |out| refusal::wrong_arity(out, &command.name))
-            }
-            Lookup::Unknown if policy::is_poison(request.name()) => {
-                Err(Next::End(SessionEnd::Malformed))
-            }
-            _ => self.decline(request, |out| refusal::plain(out, Plain::NoAuth)),
-        }
     }
 
     /// Sends one command over the trunk.

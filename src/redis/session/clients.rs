@@ -61,7 +61,7 @@ impl Session {
             "client|trackinginfo" => self.answer(|out, version| {
                 wire::map(out, version, 3);
                 wire::bulk(out, b"flags");
-                wire::array(out, 1);
+                wire::set(out, version, 1);
                 wire::bulk(out, b"off");
                 wire::bulk(out, b"redirect");
                 out.extend_from_slice(b":-1\r\n");

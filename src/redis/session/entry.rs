@@ -2,11 +2,13 @@
 
 use std::sync::Arc;
 
-use super::{Control, Member, Over, Session, clients};
+use super::{Control, Member, Next, Over, Session, clients, request::Request};
 use crate::{
     redis::{
         cluster::Route,
+        commands::Lookup,
         login::{Caller, Credentials, Hello},
+        policy,
         refusal::{self, Plain},
         service::Service,
         wire::{self, Version},
@@ -17,6 +19,45 @@ use crate::{
 };
 
 impl Session {
+    /// A client that has not logged in may log in, and leave.
+    ///
+    /// As on the server, what is no command at all is told before the login is missed.
+    pub(super) fn dispatch_stranger(&mut self, request: &Request) -> Result<usize, Next> {
+        let service = Arc::clone(&self.service);
+        let lookup = service.commands().lookup(request.name(), request.second());
+        let command = match lookup {
+            Lookup::Known(command) => command,
+            Lookup::MissingSubcommand(command) if command.takes(1) => command,
+            Lookup::MissingSubcommand(command) => {
+                return self.decline(request, |out| refusal::wrong_arity(out, &command.name));
+            }
+            Lookup::UnknownSubcommand => return self.decline_subcommand(request),
+            Lookup::Unknown if policy::is_poison(request.name()) => {
+                return Err(Next::End(SessionEnd::Malformed));
+            }
+            Lookup::Unknown => {
+                return self.decline(request, |out| {
+                    refusal::unknown_command(out, request.name(), request.args());
+                });
+            }
+        };
+        if !command.takes(request.words.len()) {
+            return self.reject(request, |out| refusal::wrong_arity(out, &command.name));
+        }
+        match command.name.as_str() {
+            "auth" | "hello" | "quit" | "reset" => self.dispatch_local(request, command),
+            _ => self.reject(request, |out| refusal::plain(out, Plain::NoAuth)),
+        }
+    }
+
+    /// Refuses a subcommand that its container does not have.
+    pub(super) fn decline_subcommand(&mut self, request: &Request) -> Result<usize, Next> {
+        let sub = request.second().unwrap_or_default();
+        self.decline(request, |out| {
+            refusal::unknown_subcommand(out, request.name(), sub);
+        })
+    }
+
     pub(super) async fn log_in(
         &mut self,
         hello: Hello,
@@ -105,8 +146,12 @@ impl Session {
     /// Takes the place that a login has given.
     fn sit_down(&mut self, admitted: Admitted) {
         let station = self.service.station(&admitted.tenant);
-        self.database = station.home();
-        self.trunk = None;
+        // A login as somebody else of the same tenant leaves the connection where it is, as on the server.
+        let before = self.member.as_ref().map(|member| member.station.tenant());
+        if before != Some(station.tenant()) {
+            self.database = station.home();
+            self.trunk = None;
+        }
         self.route = station.cluster().map(|cluster| {
             let bytes_max = self.service.settings().output_bytes_max;
             Route::new(Arc::clone(cluster), Arc::clone(&self.outbox), bytes_max)

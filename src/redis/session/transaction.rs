@@ -3,7 +3,7 @@
 //! A transaction that is in the buffer as a whole goes over the trunk in one piece: nothing can come
 //! between. Any other, and whatever follows a WATCH, has an upstream of its own until it is over.
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 
 use super::{
     Next, Replies, Session,
@@ -56,6 +56,23 @@ impl Session {
                 )
             }
         }
+    }
+
+    /// Refuses a command before it is looked at any further; of EXEC the server says so in other words.
+    pub(super) fn reject(
+        &mut self,
+        request: &Request,
+        write: impl FnOnce(&mut BytesMut),
+    ) -> Result<usize, Next> {
+        if !request.name().eq_ignore_ascii_case(b"exec") {
+            return self.decline(request, write);
+        }
+        if self.held.as_ref().is_some_and(|held| held.in_multi) {
+            // The server has to know, too: with this the transaction is over.
+            let (command, then) = (request.encoded(), Then::Release);
+            return self.exclusively(request, Job::Held { command, then });
+        }
+        self.decline(request, |out| refusal::exec_rejected(out, write))
     }
 
     /// Any command while an upstream is held, after the policy has allowed it.

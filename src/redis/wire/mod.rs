@@ -16,7 +16,7 @@ mod value;
 pub(super) use elements::{for_resp2, is_null, items, number_of, strings};
 pub(super) use push::Push;
 pub(super) use render::{
-    NULL_ARRAY, Version, array, bulk, encode_command, integer, map, push, simple, verbatim,
+    NULL_ARRAY, Version, array, bulk, encode_command, integer, map, push, set, simple, verbatim,
 };
 pub(super) use reply::{ReplyFault, Scanner};
 pub(super) use request::{Decoder, Limits, Step};

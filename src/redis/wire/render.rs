@@ -64,6 +64,15 @@ pub(in crate::redis) fn verbatim(out: &mut BytesMut, version: Version, text: &st
     }
 }
 
+/// The head of a set, which RESP2 has as an array.
+pub(in crate::redis) fn set(out: &mut BytesMut, version: Version, elements: usize) {
+    line(
+        out,
+        version.pick([b'*', b'~']),
+        elements.to_string().as_bytes(),
+    );
+}
+
 /// The head of an array.
 pub(in crate::redis) fn array(out: &mut BytesMut, elements: usize) {
     line(out, b'*', elements.to_string().as_bytes());
