@@ -16,12 +16,12 @@ use tokio::{
     io::{AsyncReadExt, AsyncWrite},
     time::{Instant, Sleep, sleep_until},
 };
-use tokio_util::sync::WaitForCancellationFutureOwned;
 
 use super::{BATCH_BYTES, INBOX_BYTES_KEPT_MAX, Inbox, link::Link};
 use crate::{
     net::Stream,
     redis::{settings::Settings, upstream::Upstream, wire::ReplyFault},
+    signal::Seldom,
 };
 
 /// Room for each read: large, because one read serves many clients.
@@ -90,7 +90,7 @@ pub(super) struct Driver<'s> {
     /// Whether another trunk has to take its place: it is old, or the registration has changed.
     is_retired: Box<dyn Fn() -> bool + Send + 's>,
     /// Ready when the server is not the one to use any longer; `None` where that cannot be.
-    deposed: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
+    deposed: Option<Seldom<()>>,
     link: Link,
 }
 
@@ -115,7 +115,7 @@ impl<'s> Driver<'s> {
             inbox,
             patience,
             is_retired: Box::new(is_retired),
-            deposed: reign.as_ref().map(|reign| Box::pin(reign.over())),
+            deposed: reign.as_ref().map(|reign| Seldom::new(reign.over())),
             link: Link::new(reign),
         }
     }
@@ -155,7 +155,7 @@ impl<'s> Driver<'s> {
         // Reading comes first and never waits for a write: both ends would block for ever.
         self.read(context)?;
         if let Some(deposed) = &mut self.deposed
-            && deposed.as_mut().poll(context).is_ready()
+            && deposed.poll(context).is_ready()
         {
             return Poll::Ready(Err(TrunkFault::Deposed));
         }
