@@ -200,13 +200,16 @@ def main():
             comparison.run()
     finally:
         peers.stop()
-    results = report.Report(head, comparison.records)
-    path = arguments.root / "benches" / "RESULTS.md"
-    if settings.quick:
-        path = raw_path.with_suffix(".md")
-    path.write_text(results.text(), encoding="utf-8")
-    print(f"\n{results.verdict()}\nresults in {os.path.relpath(path, arguments.root)}", flush=True)
-    return 1 if results.failures else 0
+    pages = raw_path.parent if settings.quick else arguments.root / "benches" / "results"
+    pages.mkdir(exist_ok=True)
+    failures = 0
+    for protocol in settings.protocols:
+        results = report.Report(protocol, head, comparison.records)
+        page = pages / f"{protocol}.md"
+        page.write_text(results.text(), encoding="utf-8")
+        print(f"{protocol}: {results.verdict()}; {os.path.relpath(page, arguments.root)}", flush=True)
+        failures += len(results.failures)
+    return 1 if failures else 0
 
 
 def _words(text, known):

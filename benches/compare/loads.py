@@ -19,8 +19,12 @@ RUN_SLACK_MAX = 60
 PGBENCH_SCALE = 10
 PGBENCH_SAMPLING = 0.2
 PGBENCH_PROGRESS = re.compile(r"progress: ([0-9.]+) s, ([0-9.]+) tps")
+WIDE_BYTES = 1 << 20
+"""What a statement of the cell `wide` gives back."""
 REDIS_KEYS = 100_000
 REDIS_VALUE_BYTES = 64
+REDIS_LARGE_BYTES = 16 * 1024
+REDIS_LARGE_KEYS = 1_000
 
 
 class LoadError(Exception):
@@ -35,20 +39,24 @@ class Cell:
     work: str
     clients: int
     pipeline: int = 1
+    value_bytes: int = REDIS_VALUE_BYTES
 
     @property
     def label(self):
-        pipeline = f" P={self.pipeline}" if self.protocol == "redis" else ""
-        return f"{self.work} c={self.clients}{pipeline}"
+        if self.protocol != "redis":
+            return f"{self.work} c={self.clients}"
+        large = f" {self.value_bytes >> 10} KB" if self.value_bytes > REDIS_VALUE_BYTES else ""
+        return f"{self.work} c={self.clients} P={self.pipeline}{large}"
 
 
 def cells(protocol):
     """The cells of a protocol's table."""
     if protocol == "postgres":
-        return [Cell(protocol, mode, c) for mode in ("simple", "extended", "prepared") for c in (1, 16, 64)]
+        modes = [Cell(protocol, mode, c) for mode in ("simple", "extended", "prepared") for c in (1, 16, 64, 500)]
+        return [*modes, Cell(protocol, "wide", 16)]
     if protocol == "redis":
-        shapes = ((50, 1), (50, 16), (500, 1))
-        return [Cell(protocol, work, c, p) for work in ("get", "set") for c, p in shapes]
+        shapes = ((50, 1), (50, 16), (500, 1), (50, 1, REDIS_LARGE_BYTES))
+        return [Cell(protocol, work, *shape) for work in ("get", "set") for shape in shapes]
     return [Cell(protocol, work, c) for work in ("find", "insert", "range") for c in (1, 16, 64, 256)]
 
 
@@ -107,7 +115,7 @@ class Tool:
 
 
 class Postgres:
-    """pgbench, select-only."""
+    """pgbench: select-only, and a result of 1 MB."""
 
     def __init__(self, server, secs):
         self._server, self._secs = server, max(2, round(secs))
@@ -116,8 +124,8 @@ class Postgres:
 
     def prepare(self):
         room = int(self._ask("SHOW max_connections"))
-        if room < 120:
-            raise LoadError(f"max_connections of PostgreSQL is {room}; clients and pools here need 120")
+        if room < 560:
+            raise LoadError(f"max_connections of PostgreSQL is {room}; clients and pools here need 560")
         command = [self._pgbench, *self._reach(self._server), "-i", "-q", "-s", str(PGBENCH_SCALE)]
         _run([*command, self._server.database], self._environment(self._server), 300)
 
@@ -126,13 +134,20 @@ class Postgres:
 
     def run(self, target, cell, window):
         with tempfile.TemporaryDirectory() as logs:
+            work = ["-S", "-M", cell.work]
+            if cell.work == "wide":
+                script = Path(logs, "wide.sql")
+                script.write_text(f"SELECT repeat('x', {WIDE_BYTES});\n", encoding="ascii")
+                work = ["-f", str(script), "-M", "simple"]
+            # Hundreds of logins take seconds of a run, and the first progress report comes after them.
+            secs = self._secs + 1 + cell.clients // 100
             command = [
-                self._pgbench, *self._reach(target), "-n", "-S", "-M", cell.work, "-c", str(cell.clients),
-                "-j", str(min(cell.clients, 2)), "-T", str(self._secs + 1), "-s", str(PGBENCH_SCALE), "-P", "1",
+                self._pgbench, *self._reach(target), "-n", *work, "-c", str(cell.clients),
+                "-j", str(min(cell.clients, 2)), "-T", str(secs), "-s", str(PGBENCH_SCALE), "-P", "1",
                 "-l", "--log-prefix", f"{logs}/log", "--sampling-rate", str(PGBENCH_SAMPLING), target.database,
             ]  # fmt: skip
             opened, reports = None, []
-            with Tool(command, self._environment(target), self._secs + RUN_SLACK_MAX) as tool:
+            with Tool(command, self._environment(target), secs + RUN_SLACK_MAX) as tool:
                 # Connections begin and end with the run: the window lies between its progress reports.
                 for line in tool.lines():
                     report = PGBENCH_PROGRESS.match(line)
@@ -169,26 +184,24 @@ class Postgres:
 
 
 class Redis:
-    """redis-benchmark, GET and SET of 64 bytes over 100,000 keys."""
+    """redis-benchmark, GET and SET: 64 bytes over 100,000 keys, and 16 KB over 1,000."""
 
     def __init__(self, server, secs):
         self._server, self._secs = server, secs
         self._rates = {}
+        self._held = None
 
     def prepare(self):
-        value = "x" * REDIS_VALUE_BYTES
-        with socket.create_connection((self._server.host, self._server.port), 10) as connection:
-            replies = connection.makefile("rb")
-            for command in self._logins():
-                _redis_ask(connection, replies, *command)
-            for first in range(0, REDIS_KEYS, 1000):
-                pairs = [word for key in range(first, first + 1000) for word in (f"key:{key:012}", value)]
-                _redis_ask(connection, replies, "MSET", *pairs)
+        self._hold(REDIS_VALUE_BYTES)
 
     def version(self):
         return machine.version("redis-server", "--version")
 
     def run(self, target, cell, window):
+        if cell.work == "get":
+            self._hold(cell.value_bytes)
+        else:
+            self._held = None
         rate = self._rates.get((target.name, cell))
         if rate is None:
             rate = self._once(target, cell, 5_000 * cell.pipeline, window)["ops_per_s"]
@@ -203,7 +216,7 @@ class Redis:
         command = [
             "redis-benchmark", "-h", target.host, "-p", str(target.port), *login, "-t", cell.work,
             "-c", str(cell.clients), "-P", str(cell.pipeline), "-n", str(count),
-            "-d", str(REDIS_VALUE_BYTES), "-r", str(REDIS_KEYS), "--csv",
+            "-d", str(cell.value_bytes), "-r", str(_redis_keys(cell.value_bytes)), "--csv",
         ]  # fmt: skip
         with Tool(command, os.environ, self._secs + RUN_SLACK_MAX) as tool:
             opened = window(tool.pid)
@@ -220,6 +233,20 @@ class Redis:
             "p50_us": float(row[4]) * 1000,
             "p99_us": float(row[6]) * 1000,
         }
+
+    def _hold(self, value_bytes):
+        """Has the keys that a cell reads hold values of its size."""
+        if self._held == value_bytes:
+            return
+        value = "x" * value_bytes
+        with socket.create_connection((self._server.host, self._server.port), 10) as connection:
+            replies = connection.makefile("rb")
+            for command in self._logins():
+                _redis_ask(connection, replies, *command)
+            for first in range(0, _redis_keys(value_bytes), 1000):
+                pairs = [word for key in range(first, first + 1000) for word in (f"key:{key:012}", value)]
+                _redis_ask(connection, replies, "MSET", *pairs)
+        self._held = value_bytes
 
     def _logins(self):
         if self._server.password:
@@ -281,6 +308,10 @@ def _postgres_program(name):
     """Debian's wrappers choose a version by the clusters they know; the program itself does not ask."""
     found = sorted(Path("/usr/lib/postgresql").glob(f"*/bin/{name}"))
     return str(found[-1]) if found else name
+
+
+def _redis_keys(value_bytes):
+    return REDIS_LARGE_KEYS if value_bytes == REDIS_LARGE_BYTES else REDIS_KEYS
 
 
 def _redis_ask(connection, replies, *words):

@@ -1,4 +1,4 @@
-"""Turns the records of a comparison into benches/RESULTS.md. Alone: `report.py RAW.jsonl` prints it again."""
+"""Turns the records of a comparison into the pages of benches/results. Alone: `report.py RAW.jsonl` prints them again."""
 
 import json
 import statistics
@@ -7,48 +7,73 @@ from dataclasses import dataclass
 
 TARGETS = ("direct", "haproxy", "nutcracker", "pgbouncer", "polypool")
 TITLES = {
-    "postgres": "PostgreSQL: pgbench, select-only, scale 10",
-    "redis": "Redis: redis-benchmark, 64 bytes, 100,000 keys",
+    "postgres": "PostgreSQL: pgbench, select-only, scale 10, and a result of 1 MB",
+    "redis": "Redis: redis-benchmark, 64 bytes over 100,000 keys, 16 KB over 1,000",
     "mongodb": "MongoDB: closed loop, find by id, insert, and 100 documents of 1 KB by find and getMore",
+}
+
+
+FIGURES = {
+    "ops/s": lambda row: row.rate,
+    "proxy CPU": lambda row: row.proxy_cpu,
+    "server CPU": lambda row: row.server_cpu,
 }
 
 
 @dataclass(frozen=True)
 class Floor:
-    """What polypool must reach at every cell for which it holds."""
+    """What polypool must reach at every cell for which it holds: by throughput, or by CPU per operation."""
 
     base: str
     """The target that it is held against."""
-    clients: "int | None" = None
-    """Only for cells of so many clients."""
-    cpu_max: "float | None" = None
-    """CPU per operation, as a multiple of the base's, instead of throughput."""
+    of: "tuple[str, ...] | None" = None
+    """Cells, or words of their names, if not every cell is meant."""
+    figure: str = "ops/s"
+    most: "float | None" = None
+    """The largest share of the base's figure; without it, ours must be at least the base's."""
 
     def holds_for(self, cell, targets):
-        clients = self.clients is None or f"c={self.clients}" in cell.split()
-        return clients and self.base in targets and "polypool" in targets
+        meant = self.of is None or cell in self.of or any(word in self.of for word in cell.split())
+        return meant and self.base in targets and "polypool" in targets
 
     def ratio(self, targets):
-        ours, theirs = targets["polypool"], targets[self.base]
-        return ours.rate / theirs.rate if self.cpu_max is None else ours.proxy_cpu / max(theirs.proxy_cpu, 0.1)
+        figure = FIGURES[self.figure]
+        return figure(targets["polypool"]) / max(figure(targets[self.base]), 0.1)
 
     def missed(self, targets):
-        return self.ratio(targets) < 1 if self.cpu_max is None else self.ratio(targets) > self.cpu_max
+        return self.ratio(targets) < 1 if self.most is None else self.ratio(targets) > self.most
 
     @property
     def label(self):
-        return self.base if self.cpu_max is None else f"{self.base}'s CPU × {self.cpu_max:g}"
+        return self.base if self.most is None else f"{self.figure} at most {self.most:g} × {self.base}"
 
 
 FLOORS = {
-    "postgres": (Floor("haproxy"),),
-    "redis": (Floor("haproxy"), Floor("nutcracker")),
-    "mongodb": (Floor("haproxy"), Floor("direct", clients=256), Floor("haproxy", cpu_max=1.3)),
+    "postgres": (
+        Floor("haproxy"),
+        Floor("direct", of=("c=500",)),
+        Floor("haproxy", of=("c=16", "c=64", "c=500"), figure="proxy CPU", most=1.5),
+    ),
+    "redis": (
+        Floor("haproxy"),
+        Floor("nutcracker"),
+        Floor("nutcracker", figure="proxy CPU", most=1.2),
+        Floor("direct", of=("get c=50 P=1", "set c=50 P=1"), figure="server CPU", most=0.5),
+    ),
+    "mongodb": (
+        Floor("haproxy"),
+        Floor("direct", of=("c=256",)),
+        Floor("haproxy", figure="proxy CPU", most=1.3),
+    ),
 }
-FLOORS_IN_WORDS = (
-    "Throughput at least haproxy's everywhere, nutcracker's for Redis, and for MongoDB the direct one's at c=256; "
-    "polypool's CPU per operation of MongoDB at most 1.3 times haproxy's."
-)
+FLOORS_IN_WORDS = {
+    "postgres": "Throughput at least haproxy's, and the direct one's at c=500; CPU of polypool per operation at most 1.5 times "
+    "haproxy's at c=16, 64 and 500.",
+    "redis": "Throughput at least haproxy's and nutcracker's; CPU of polypool per operation at most 1.2 times nutcracker's; CPU "
+    "of the server per operation at most half of what direct clients cost it, at c=50 P=1 with 64 bytes.",
+    "mongodb": "Throughput at least haproxy's, and the direct one's at c=256; CPU of polypool per operation at most 1.3 times "
+    "haproxy's.",
+}
 
 
 class Row:
@@ -78,23 +103,21 @@ class Row:
 
 
 class Report:
-    """The results of one comparison."""
+    """The results of one comparison for one protocol."""
 
-    def __init__(self, head, records):
-        self._head = head
+    def __init__(self, protocol, head, records):
+        self._protocol, self._head = protocol, head
+        records = [record for record in records if record["protocol"] == protocol]
         self.failures = [record for record in records if "error" in record]
         runs = {}
         for record in records:
-            cells = runs.setdefault(record["protocol"], {}).setdefault(record["cell"], {})
+            targets = runs.setdefault(record["cell"], {})
             if "error" not in record:
-                cells.setdefault(record["target"], []).append(record)
-        self._tables = {
-            protocol: {
-                cell: {target: Row(found) for target, found in targets.items()} for cell, targets in cells.items()
-            }
-            for protocol, cells in runs.items()
+                targets.setdefault(record["target"], []).append(record)
+        self._cells = {
+            cell: {target: Row(found) for target, found in targets.items()} for cell, targets in runs.items()
         }
-        self._misses = list(self._find_misses())
+        self._misses = [pair for pair in self._floor_pairs() if pair[1].missed(pair[2])]
 
     def verdict(self):
         """One line: what holds and what does not."""
@@ -113,13 +136,11 @@ class Report:
 
     def text(self):
         """The whole page."""
-        lines = ["# Results of `make bench`", "", f"**{self.verdict()}.**", ""]
+        lines = [f"# {TITLES[self._protocol]}", "", f"**{self.verdict()}.**", ""]
         if self._head["quick"]:
             lines += ["A trial of the harness (`QUICK=1`), not a result.", ""]
         lines += self._about() + self._floors() + self._failed()
-        for protocol, cells in self._tables.items():
-            lines += self._table(protocol, cells)
-        return "\n".join(lines).rstrip() + "\n"
+        return "\n".join(lines + self._table()).rstrip() + "\n"
 
     def _about(self):
         machine = self._head["machine"]
@@ -129,7 +150,8 @@ class Report:
             ("kernel", machine["kernel"]),
             ("rounds", f"{self._head['rounds']} of {self._head['secs']:g} s per cell and target, interleaved"),
         ]
-        facts += [(name, found) for name, found in self._head["versions"].items()]
+        measured = {self._protocol}.union(*self._cells.values())
+        facts += [(name, found) for name, found in self._head["versions"].items() if name in measured]
         lines = ["| | |", "|---|---|"] + [f"| {name} | {fact} |" for name, fact in facts] + [""]
         lines += [f"Note: {note}.\n" for note in self._head["notes"]]
         lines += [
@@ -142,20 +164,14 @@ class Report:
         return sum(1 for _ in self._floor_pairs())
 
     def _floor_pairs(self):
-        for protocol, cells in self._tables.items():
-            for cell, targets in cells.items():
-                for floor in FLOORS[protocol]:
-                    if floor.holds_for(cell, targets):
-                        yield protocol, cell, floor, targets
-
-    def _find_misses(self):
-        for protocol, cell, floor, targets in self._floor_pairs():
-            if floor.missed(targets):
-                yield protocol, cell, floor, targets
+        for cell, targets in self._cells.items():
+            for floor in FLOORS[self._protocol]:
+                if floor.holds_for(cell, targets):
+                    yield cell, floor, targets
 
     def _floors(self):
         lines = ["## Floors", ""]
-        lines += [FLOORS_IN_WORDS, ""]
+        lines += [FLOORS_IN_WORDS[self._protocol], ""]
         if not self._compared():
             return lines + ["Not judged: a side of the comparison was not measured.", ""]
         if not self._misses:
@@ -164,11 +180,11 @@ class Report:
             "| missed at | ratio | spread | proxy CPU s/M (user + system) | p99 ms |",
             "|---|---|---|---|---|",
         ]
-        for protocol, cell, floor, targets in self._misses:
+        for cell, floor, targets in self._misses:
             ours, theirs = targets["polypool"], targets[floor.base]
             their_cpu = "" if floor.base == "direct" else f", {floor.base} {_cpu(theirs)}"
             lines.append(
-                f"| {protocol} {cell}: {floor.label} | {floor.ratio(targets):.2f} "
+                f"| {cell}: {floor.label} | {floor.ratio(targets):.2f} "
                 f"| ±{max(ours.spread, theirs.spread) / 2:.0%} | {_cpu(ours)}{their_cpu} "
                 f"| {ours.p99_ms:.2f}, {floor.base} {theirs.p99_ms:.2f} |"
             )
@@ -179,18 +195,18 @@ class Report:
             return []
         lines = ["## Failed runs", ""]
         for record in self.failures:
-            where = f"{record['protocol']} {record['cell']} {record['target']}, round {record['round'] + 1}"
+            where = f"{record['cell']} {record['target']}, round {record['round'] + 1}"
             lines.append(f"* {where}: {headline(record)}")
         return lines + [""]
 
-    def _table(self, protocol, cells):
-        measured = {name for targets in cells.values() for name in targets}
+    def _table(self):
+        measured = {name for targets in self._cells.values() for name in targets}
         bases = [name for name in ("direct", "haproxy", "nutcracker") if name in measured]
         columns = ["cell", "target", "ops/s", *(f"÷ {base}" for base in bases), "p50 ms", "p99 ms"]
         columns += ["proxy CPU s/M", "server CPU s/M", "spread", "other cores", "noisy"]
         rule = "|" + "---|" * 2 + "---:|" * (len(columns) - 2)
-        lines = [f"## {TITLES[protocol]}", "", f"| {' | '.join(columns)} |", rule]
-        for cell, targets in cells.items():
+        lines = ["## All cells", "", f"| {' | '.join(columns)} |", rule]
+        for cell, targets in self._cells.items():
             for name in TARGETS:
                 if name in targets:
                     lines.append(f"| {' | '.join(self._line(cell, name, targets, bases))} |")
@@ -217,7 +233,7 @@ def _cpu(row):
 
 
 def main():
-    """Prints the report of a raw file: of each cell's attempts in a round the calmest counts."""
+    """Prints the reports of a raw file: of each cell's attempts in a round the calmest counts."""
     head, best = {}, {}
     with open(sys.argv[1], encoding="utf-8") as file:
         for line in file:
@@ -229,7 +245,9 @@ def main():
             kept = best.get(key)
             if kept is None or "error" in record or record["other_cores"] < kept.get("other_cores", 0.0):
                 best[key] = record
-    print(Report(head, list(best.values())).text(), end="")
+    for protocol in TITLES:
+        if any(record["protocol"] == protocol for record in best.values()):
+            print(Report(protocol, head, list(best.values())).text())
 
 
 if __name__ == "__main__":
