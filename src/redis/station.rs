@@ -233,12 +233,34 @@ impl Station {
         answer.await.map_err(lost)
     }
 
-    /// Ends the wait of another of our upstreams, by the server's number of it.
-    pub(super) async fn unblock(&self, number: u64) {
+    /// Sends commands of the gateway's own over a trunk, in one piece; every reply, errors too.
+    pub(super) async fn converse(
+        &self,
+        version: Version,
+        database: u32,
+        commands: (&[u8], usize),
+    ) -> Result<Vec<Bytes>, Refusal> {
+        let trunk = self.trunks.get(version, database).await?;
+        let answers = trunk
+            .converse(database, commands)
+            .map_err(|_| Refusal::UpstreamLost {
+                effect: Effect::None,
+            })?;
+        answers.await.map_err(|_| Refusal::UpstreamLost {
+            effect: Effect::Unknown,
+        })
+    }
+
+    /// Ends the wait of another of our upstreams, by the server's number of it. False: it did not wait.
+    pub(super) async fn unblock(&self, number: u64) -> bool {
         let (version, database) = self.trunks.any().unwrap_or((Version::Resp2, self.home));
         let words = ["CLIENT", "UNBLOCK", &number.to_string()];
-        if let Err(refusal) = self.ask(version, database, &words).await {
-            tracing::debug!(%refusal, "could not end a wait");
+        match self.ask(version, database, &words).await {
+            Ok(reply) => reply.starts_with(b":1"),
+            Err(refusal) => {
+                tracing::debug!(%refusal, "could not end a wait");
+                false
+            }
         }
     }
 

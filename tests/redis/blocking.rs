@@ -260,3 +260,116 @@ async fn each_client_keeps_its_own_timeout_and_can_be_unblocked() {
     wrong.send(&["BLPOP", "time-q", "-1"]).await;
     wrong.expect("-ERR timeout is negative\r\n").await;
 }
+
+/// Takes every lease, so that what blocks gets none.
+async fn hold_all(gateway: &Gateway) -> Vec<Client> {
+    let mut holders = Vec::new();
+    for _ in 0..8 {
+        let mut holder = gateway.client(Role::Write).await;
+        holder.send(&["WATCH", "late-w"]).await;
+        let watches = holder.expect("+OK\r\n");
+        let Ok(()) = timeout(Duration::from_millis(300), watches).await else {
+            break;
+        };
+        holders.push(holder);
+    }
+    holders
+}
+
+/// Commands that block for a millisecond, on keys of [`fill`], and what they are answered.
+fn late(is_new: bool) -> Vec<(&'static str, String)> {
+    let wrong = "-WRONGTYPE Operation against a key holding the wrong kind of value\r\n".to_owned();
+    let (score, null, streams) = if is_new {
+        (",1.5\r\n", "_\r\n".to_owned(), "%1\r\n")
+    } else {
+        ("$3\r\n1.5\r\n", "*-1\r\n".to_owned(), "*1\r\n*2\r\n")
+    };
+    let entry = "*2\r\n$3\r\n1-1\r\n*2\r\n$1\r\nf\r\n$1\r\nv\r\n";
+    let read = format!("{streams}$6\r\nlate-x\r\n*1\r\n{entry}");
+    let listed = "*2\r\n$6\r\nlate-l\r\n*1\r\n$1\r\nc\r\n".to_owned();
+    let scored = |member| format!("$6\r\nlate-z\r\n$1\r\n{member}\r\n{score}");
+    let many = format!("*2\r\n$6\r\nlate-z\r\n*1\r\n*2\r\n$1\r\nn\r\n{score}");
+    vec![
+        ("BLPOP late-l 0.001", popped("late-l", "a")),
+        ("BRPOP late-none late-l 0.001", popped("late-l", "f")),
+        (
+            "BLMOVE late-l late-none LEFT LEFT 0.001",
+            "$1\r\nb\r\n".into(),
+        ),
+        ("BRPOPLPUSH late-l late-none 0.001", "$1\r\ne\r\n".into()),
+        ("BLMPOP 0.001 1 late-l LEFT", listed),
+        ("BLPOP late-s 0.001", wrong.clone()),
+        ("BZPOPMIN late-s 0.001", wrong),
+        ("BZPOPMIN late-z 0.001", format!("*3\r\n{}", scored("m"))),
+        ("BZPOPMAX late-z 0.001", format!("*3\r\n{}", scored("o"))),
+        ("BZMPOP 0.001 1 late-z MIN", many),
+        ("XREAD BLOCK 1 STREAMS late-x 0", read.clone()),
+        ("XREADGROUP GROUP g c BLOCK 1 STREAMS late-x >", read),
+        (
+            "XREADGROUP GROUP g c BLOCK 1 STREAMS late-x >",
+            null.clone(),
+        ),
+        ("BLPOP late-gone 0.001", null),
+        ("LRANGE late-l 0 -1", "*1\r\n$1\r\nd\r\n".into()),
+    ]
+}
+
+async fn fill(direct: &mut Client) {
+    for line in [
+        "DEL late-l late-z late-x late-none late-q",
+        "RPUSH late-l a b c d e f",
+        "ZADD late-z 1.5 m 1.5 n 1.5 o",
+        "XADD late-x 1-1 f v",
+        "XGROUP CREATE late-x g 0",
+        "SET late-s x",
+    ] {
+        direct.send(&line.split(' ').collect::<Vec<_>>()).await;
+    }
+    until(async || {
+        direct.stream.read_buf(&mut direct.input).await.unwrap();
+        direct.input.ends_with(b"+OK\r\n+OK\r\n")
+    })
+    .await;
+    direct.input.clear();
+}
+
+#[tokio::test]
+async fn a_wait_that_ends_before_its_turn_has_what_is_there() {
+    let Some(gateway) = Gateway::start("share-late").await else {
+        return;
+    };
+    let mut direct = gateway.direct().await;
+    let holders = hold_all(&gateway).await;
+    for version in ["2", "3"] {
+        fill(&mut direct).await;
+        let mut client = gateway.client(Role::Write).await;
+        client.send(&["HELLO", version]).await;
+        until(async || {
+            client.stream.read_buf(&mut client.input).await.unwrap();
+            client.input.ends_with(b"modules\r\n*0\r\n")
+        })
+        .await;
+        client.input.clear();
+        for (line, wanted) in late(version == "3") {
+            client.send(&line.split(' ').collect::<Vec<_>>()).await;
+            client.expect(&wanted).await;
+        }
+    }
+    // A line of them: the first to the first, and nothing for those for whom there is nothing.
+    let mut line = Vec::new();
+    for _ in 0..10 {
+        let mut client = gateway.client(Role::Write).await;
+        join(&mut client, &["BLPOP", "late-q", "0.5"]).await;
+        line.push(client);
+    }
+    direct.send(&["RPUSH", "late-q", "0", "1", "2", "3"]).await;
+    direct.expect(":4\r\n").await;
+    for (at, client) in line.iter_mut().enumerate() {
+        if at < 4 {
+            client.expect(&popped("late-q", &at.to_string())).await;
+        } else {
+            client.expect("*-1\r\n").await;
+        }
+    }
+    drop(holders);
+}

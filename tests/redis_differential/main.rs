@@ -26,7 +26,7 @@ use tokio::{
 };
 
 use servers::Pair;
-use stream::{Client, Dice, Stream, Unit, encode, generate, known};
+use stream::{Dice, Stream, Unit, encode, generate, known};
 use wire::{Heard, frame, shown, sort};
 
 /// How long a stream may take.
@@ -77,13 +77,8 @@ async fn clients_that_share_few_upstreams_each_hear_what_they_hear_alone() {
         return;
     };
     for seed in seeds(8) {
-        let streams = [(0, "a:"), (1, "b:"), (2, "c:")].map(|(at, prefix)| {
-            let client = Client {
-                blocks: false,
-                ..pair.client(prefix)
-            };
-            generate(seed * 3 + at, UNITS, client)
-        });
+        let streams = [(0, "a:"), (1, "b:"), (2, "c:")]
+            .map(|(at, prefix)| generate(seed * 3 + at, UNITS, pair.client(prefix)));
         let mut wanted = Vec::new();
         for stream in &streams {
             pair.clear().await;

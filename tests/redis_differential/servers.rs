@@ -89,7 +89,6 @@ impl Pair {
             user: &self.user,
             password: self.password.expose(),
             prefix,
-            blocks: true,
         }
     }
 

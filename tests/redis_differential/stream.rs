@@ -113,8 +113,6 @@ pub(crate) struct Client<'a> {
     pub(crate) password: &'a str,
     /// What its keys and channels begin with.
     pub(crate) prefix: &'a str,
-    /// Whether it uses commands that block: they take long where many wait for few upstreams.
-    pub(crate) blocks: bool,
 }
 
 struct Generator<'a> {
@@ -490,9 +488,6 @@ impl Generator<'_> {
         let blocks = ["BLOCK", " 0.05"]
             .iter()
             .any(|sign| template.contains(sign));
-        if blocks && !self.client.blocks {
-            return self.draw(connection);
-        }
         let mut words: Words = template.split(' ').map(|word| self.fill(word)).collect();
         if self.dice.one_in(8) {
             words[0].make_ascii_lowercase();

@@ -35,7 +35,7 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, oneshot};
 
-use super::station::Station;
+use super::{station::Station, wire::Version};
 use crate::fault::Refusal;
 
 /// The lines of one tenant.
@@ -54,6 +54,8 @@ struct State {
 /// One line.
 struct Share {
     wish: Wish,
+    /// Which the first client speaks.
+    version: Version,
     station: Arc<Station>,
     line: Mutex<Line>,
     /// For the task: somebody came or left, or something came back.
@@ -73,6 +75,8 @@ struct Line {
 struct Waiter {
     ticket: u64,
     sender: oneshot::Sender<Outcome>,
+    /// Its time is over: it waits for the server to say that there was nothing.
+    is_late: bool,
 }
 
 /// What a wait came to.
@@ -82,7 +86,7 @@ pub(super) enum Outcome {
     Reply(Bytes),
     /// There is no upstream to wait on.
     Refused(Refusal),
-    /// Another client has ended the wait, as if its time were over.
+    /// Its time is over and the server had nothing, or another client has ended the wait as if so.
     Expired,
     /// Another client has ended the wait with an error.
     Unblocked,
@@ -98,10 +102,15 @@ pub(super) struct Ticket {
 
 impl Shares {
     /// Gives a client its place in the line for `wish`.
-    pub(super) fn join(&self, station: &Arc<Station>, wish: &Wish, client: u64) -> Ticket {
+    pub(super) fn join(
+        &self,
+        station: &Arc<Station>,
+        wish: &Wish,
+        (client, version): (u64, Version),
+    ) -> Ticket {
         let (sender, receiver) = oneshot::channel();
         let mut state = self.state.lock();
-        let make = || Share::new(wish.clone(), Arc::clone(station));
+        let make = || Share::new(wish.clone(), version, Arc::clone(station));
         let share = Arc::clone(state.shares.entry(wish.clone()).or_insert_with(make));
         let number = share.enter(sender);
         state.clients.insert(client, (Arc::clone(&share), number));
@@ -158,6 +167,12 @@ impl Ticket {
             .map(|outcome| outcome.unwrap_or(Outcome::Refused(Refusal::Draining)))
     }
 
+    /// Says that the client's time is over. The wait goes on until the server has been asked for it.
+    pub(super) fn expire(&self) {
+        self.share.line.lock().expire(self.number);
+        self.share.changed.notify_one();
+    }
+
     /// Gives back a reply that the client could not take.
     pub(super) fn give_back(&self, reply: Bytes) {
         self.share.give_back(reply);
@@ -186,9 +201,10 @@ impl Drop for Ticket {
 }
 
 impl Share {
-    fn new(wish: Wish, station: Arc<Station>) -> Arc<Self> {
+    fn new(wish: Wish, version: Version, station: Arc<Station>) -> Arc<Self> {
         Arc::new(Self {
             wish,
+            version,
             station,
             line: Mutex::default(),
             changed: Notify::new(),
@@ -199,7 +215,11 @@ impl Share {
         let mut line = self.line.lock();
         let ticket = line.next;
         line.next += 1;
-        line.queue.push_back(Waiter { ticket, sender });
+        line.queue.push_back(Waiter {
+            ticket,
+            sender,
+            is_late: false,
+        });
         self.serve(line);
         ticket
     }
@@ -255,8 +275,35 @@ impl Share {
         }
     }
 
+    /// Tells those whose time is over the same; of the line, only who came before `before`.
+    fn tell_late(&self, before: u64, outcome: &Outcome) {
+        let mut line = self.line.lock();
+        let mut kept = VecDeque::with_capacity(line.queue.len());
+        for waiter in line.queue.drain(..) {
+            if waiter.is_late && waiter.ticket < before {
+                // Who has just left does not need to be told.
+                drop(waiter.sender.send(outcome.clone()));
+            } else {
+                kept.push_back(waiter);
+            }
+        }
+        line.queue = kept;
+    }
+
     fn waiting(&self) -> usize {
         self.line.lock().queue.len()
+    }
+
+    /// How far back in the line stands the last whose time is over; 0: there is none.
+    fn late(&self) -> usize {
+        let line = self.line.lock();
+        let last = line.queue.iter().rposition(|waiter| waiter.is_late);
+        last.map_or(0, |place| place + 1)
+    }
+
+    /// The number that the next to come will have.
+    fn next(&self) -> u64 {
+        self.line.lock().next
     }
 }
 
@@ -268,6 +315,13 @@ impl Line {
     fn place(&self, ticket: u64) -> Option<usize> {
         let place = |waiter: &Waiter| waiter.ticket;
         self.queue.binary_search_by_key(&ticket, place).ok()
+    }
+
+    fn expire(&mut self, ticket: u64) {
+        let waiter = self.place(ticket).and_then(|at| self.queue.get_mut(at));
+        if let Some(waiter) = waiter {
+            waiter.is_late = true;
+        }
     }
 
     fn leave(&mut self, ticket: u64) -> Option<Waiter> {

@@ -4,18 +4,18 @@
 //! number of lines get their turns, in the order of asking. While it is held, the server counts this
 //! line among those blocked on the key, and serves lines and other clients in its own order.
 
-use std::{sync::Arc, time::Duration};
+use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
-use super::{Outcome, Share};
+use super::{Outcome, Share, Wish};
 use crate::{
     fault::{Effect, Refusal},
     pool::{CloseReason, Lease, Residue},
     redis::{
         upstream::{AskFault, Dialer},
-        wire,
+        wire::{self, Version},
     },
 };
 
@@ -37,6 +37,12 @@ pub(super) const BATCH_MAX: usize = 64;
 const RETURNS_MAX: u32 = 20;
 /// The pause between them.
 const RETURN_PAUSE: Duration = Duration::from_millis(500);
+
+const HELLO_2: &[u8] = b"*2\r\n$5\r\nHELLO\r\n$1\r\n2\r\n";
+const HELLO_3: &[u8] = b"*2\r\n$5\r\nHELLO\r\n$1\r\n3\r\n";
+
+/// Replies, and the number in line up to which they say that there was nothing where one is null.
+type Answer = (Vec<Bytes>, u64);
 
 /// Looks after a line until nobody stands in it.
 pub(super) async fn run(share: Arc<Share>) {
@@ -65,12 +71,25 @@ pub(super) async fn run(share: Arc<Share>) {
 impl Share {
     /// One turn at an upstream.
     async fn hold(&self) -> Result<(), Refusal> {
-        let permit = tokio::select! {
-            permit = self.station.turn() => permit?,
-            () = self.deserted() => return Ok(()),
+        let reached = async {
+            let permit = self.station.turn().await?;
+            let (version, database) = (self.wish.version, self.wish.database);
+            let lease = self.station.upstream(version, database).await?;
+            Ok((permit, lease))
         };
-        let version = self.wish.version;
-        let mut lease = self.station.upstream(version, self.wish.database).await?;
+        let mut reached = std::pin::pin!(reached);
+        let (permit, mut lease) = loop {
+            tokio::select! {
+                biased;
+                reached = &mut reached => break reached?,
+                is_deserted = self.pressed() => {
+                    if is_deserted {
+                        return Ok(());
+                    }
+                    self.ask_aside().await;
+                }
+            }
+        };
         let reign = lease.upstream.reign.clone();
         let deposed = async move {
             match reign {
@@ -96,10 +115,48 @@ impl Share {
         Ok(())
     }
 
-    /// Resolves when there is nothing left to do.
-    async fn deserted(&self) {
-        while !self.line.lock().is_empty() {
+    /// Resolves when there is nothing left to do, or when somebody's time is over (false).
+    async fn pressed(&self) -> bool {
+        loop {
+            if self.line.lock().is_empty() {
+                return true;
+            }
+            if self.late() > 0 {
+                return false;
+            }
             self.changed.notified().await;
+        }
+    }
+
+    /// Asks over a trunk, without waiting, for those whose time is over.
+    async fn ask_aside(&self) {
+        let (many, before) = (self.late_many(), self.next());
+        let version = self.wish.version.unwrap_or(self.version);
+        // What is rendered for older clients cannot be rendered for newer ones.
+        let is_raised = self.wish.is_scored() && version == Version::Resp2;
+        let (mut commands, mut count) = self.wish.at_once(many);
+        if is_raised {
+            commands = [HELLO_3, &commands[..], HELLO_2].concat().as_slice().into();
+            count += 2;
+        }
+        let database = self.wish.database;
+        let asked = self.station.converse(version, database, (&commands, count));
+        match asked.await {
+            Ok(mut replies) => {
+                if is_raised {
+                    replies = replies.drain(1..count - 1).collect();
+                }
+                self.take_all(Wish::outcomes(&replies), before);
+            }
+            Err(refusal) => self.tell_late(before, &Outcome::Refused(refusal)),
+        }
+    }
+
+    /// For how many the server is asked when the time of some is over.
+    fn late_many(&self) -> usize {
+        match self.wish.kind {
+            super::wish::Kind::Read => 1,
+            _ => self.late().clamp(1, BATCH_MAX),
         }
     }
 
@@ -118,15 +175,15 @@ impl Share {
             }
             let sent = Instant::now();
             let many = waiting.min(BATCH_MAX);
-            let asked = if is_plenty && many > 1 && self.wish.is_pop() {
+            let asked = if self.late() > 0 {
+                self.ask_many(lease, self.late_many()).await
+            } else if is_plenty && many > 1 && self.wish.is_pop() {
                 self.ask_many(lease, many).await
             } else {
-                self.ask_one(lease, id, began)
-                    .await
-                    .map(|reply| vec![reply])
+                self.ask_one(lease, id, began).await
             };
-            let replies = match asked {
-                Ok(replies) => replies,
+            let (replies, before) = match asked {
+                Ok(answer) => answer,
                 Err(fault) => {
                     // Something may have been on its way to the first; the others wait on.
                     let effect = Effect::Unknown;
@@ -136,9 +193,19 @@ impl Share {
             };
             let is_full = replies.iter().all(|reply| !wire::is_null(reply));
             is_plenty = is_full && (replies.len() > 1 || sent.elapsed() < AT_ONCE);
-            for reply in replies {
-                self.take(reply);
-            }
+            self.take_all(replies, before);
+        }
+    }
+
+    /// Gives replies to whom they are for. Where there was nothing for some, the waits of those who came
+    /// before `before` and whose time is over have ended.
+    fn take_all(&self, replies: Vec<Bytes>, before: u64) {
+        let is_full = replies.iter().all(|reply| !wire::is_null(reply));
+        for reply in replies {
+            self.take(reply);
+        }
+        if !is_full {
+            self.tell_late(before, &Outcome::Expired);
         }
     }
 
@@ -156,13 +223,14 @@ impl Share {
         self.deal();
     }
 
-    /// Waits on the server for one reply, until nobody wants it any longer.
+    /// Waits on the server for one reply, until nobody wants it any longer or somebody's time is over.
     async fn ask_one(
         &self,
         lease: &mut Lease<Dialer>,
         id: Option<u64>,
         began: Instant,
-    ) -> Result<Bytes, AskFault> {
+    ) -> Result<Answer, AskFault> {
+        let mut before = self.next();
         let slice = if id.is_some() { SLICE } else { SLICE_BLIND };
         let command = self.wish.command(slice);
         let asked = timeout(slice + GRACE, lease.upstream.converse(&command, 1));
@@ -170,60 +238,52 @@ impl Share {
         let mut again = None;
         loop {
             let crowded = self.station.crowded();
-            let is_unwanted = self.waiting() == 0;
-            let is_over = is_unwanted || self.station.is_crowded();
-            let due = again.or_else(|| match (is_unwanted, is_over) {
+            let is_pressed = self.waiting() == 0 || self.late() > 0;
+            let is_over = is_pressed || self.station.is_crowded();
+            let may_end = is_over && (id.is_some() || self.late() > 0);
+            if !is_over {
+                again = None;
+            }
+            let due = again.or_else(|| match (is_pressed, is_over) {
                 (true, _) => Some(Instant::now()),
                 (false, true) => Some(began + TURN),
                 (false, false) => None,
             });
             tokio::select! {
                 biased;
-                reply = &mut asked => {
-                    let mut replies = reply.map_err(|_| AskFault::Closed)??;
-                    return replies.pop().ok_or(AskFault::Closed);
-                }
+                reply = &mut asked => return Ok((reply.map_err(|_| AskFault::Closed)??, before)),
                 () = self.changed.notified() => {}
                 () = crowded => {}
-                () = until(due), if id.is_some() => {
-                    if let (Some(id), true) = (id, is_over) {
-                        let unblocked = self.station.unblock(id);
-                        tokio::select! {
-                            biased;
-                            reply = &mut asked => {
-                                let mut replies = reply.map_err(|_| AskFault::Closed)??;
-                                return replies.pop().ok_or(AskFault::Closed);
-                            }
-                            () = unblocked => {}
-                        }
+                () = until(due), if may_end => {
+                    let Some(id) = id else {
+                        // It ends by itself soon enough, but not for those whose time is over.
+                        self.ask_aside().await;
+                        continue;
+                    };
+                    let next = self.next();
+                    let (reply, has_ended) = end_wait(asked.as_mut(), self.station.unblock(id)).await;
+                    if has_ended {
+                        // There was nothing then, for anybody who had come.
+                        before = next;
                     }
-                    again = is_over.then(|| Instant::now() + UNBLOCK_EVERY);
+                    if let Some(reply) = reply {
+                        return Ok((reply.map_err(|_| AskFault::Closed)??, before));
+                    }
+                    again = Some(Instant::now() + UNBLOCK_EVERY);
                 }
             }
         }
     }
 
     /// Takes what there is for many at once, without waiting.
-    async fn ask_many(
-        &self,
-        lease: &mut Lease<Dialer>,
-        many: usize,
-    ) -> Result<Vec<Bytes>, AskFault> {
-        let mut commands = BytesMut::new();
-        wire::encode_command(&mut commands, &["MULTI"]);
-        // Inside a transaction it does not block.
-        let command = self.wish.command(SLICE);
-        for _ in 0..many {
-            commands.extend_from_slice(&command);
-        }
-        wire::encode_command(&mut commands, &["EXEC"]);
-        let asked = lease.upstream.converse(&commands, many + 2);
-        let mut replies = timeout(GRACE, asked)
+    async fn ask_many(&self, lease: &mut Lease<Dialer>, many: usize) -> Result<Answer, AskFault> {
+        let before = self.next();
+        let (commands, replies) = self.wish.at_once(many);
+        let asked = lease.upstream.converse(&commands, replies);
+        let replies = timeout(GRACE, asked)
             .await
             .map_err(|_| AskFault::Closed)??;
-        let replies = replies.pop().unwrap_or_default();
-        // An error: it is heard again, and by everybody, from the command alone.
-        Ok(wire::items(&replies).unwrap_or_else(|| vec![Bytes::from_static(b"_\r\n")]))
+        Ok((Wish::outcomes(&replies), before))
     }
 
     /// Puts back what nobody is there to get, the last that was taken first.
@@ -251,6 +311,23 @@ impl Share {
                 }
                 _ => tracing::error!("the server did not take back what nobody was there to get"),
             }
+        }
+    }
+}
+
+/// Has a wait ended; its reply, if that has come meanwhile, and whether it was this that ended it.
+async fn end_wait<T>(
+    mut asked: Pin<&mut impl Future<Output = T>>,
+    unblocked: impl Future<Output = bool>,
+) -> (Option<T>, bool) {
+    let mut unblocked = std::pin::pin!(unblocked);
+    tokio::select! {
+        biased;
+        has_ended = &mut unblocked => (None, has_ended),
+        reply = &mut asked => {
+            // Both are told in the same moment.
+            let has_ended = timeout(AT_ONCE, unblocked).await;
+            (Some(reply), has_ended.unwrap_or(false))
         }
     }
 }

@@ -121,6 +121,30 @@ impl Wish {
         self.with_timeout(timeout).freeze()
     }
 
+    /// The command so many times without blocking, and how many replies that will have.
+    pub(in crate::redis) fn at_once(&self, many: usize) -> (BytesMut, usize) {
+        let mut commands = BytesMut::new();
+        wire::encode_command(&mut commands, &["MULTI"]);
+        // Inside a transaction it does not block.
+        let command = self.with_timeout("0".into());
+        for _ in 0..many {
+            commands.extend_from_slice(&command);
+        }
+        wire::encode_command(&mut commands, &["EXEC"]);
+        (commands, many + 2)
+    }
+
+    /// What the replies to [`at_once`](Self::at_once) come to, each as the command alone would have been
+    /// answered.
+    pub(in crate::redis) fn outcomes(replies: &[Bytes]) -> Vec<Bytes> {
+        let last = replies.last().cloned().unwrap_or_default();
+        wire::items(&last).unwrap_or_else(|| {
+            // Refused: why says the command, or else EXEC.
+            let refused = replies.iter().find(|reply| reply.starts_with(b"-"));
+            vec![refused.cloned().unwrap_or(last)]
+        })
+    }
+
     fn with_timeout(&self, timeout: String) -> BytesMut {
         let mut words = self.words.clone();
         if let Some(word) = words.get_mut(self.timeout_at) {
@@ -132,7 +156,7 @@ impl Wish {
     }
 
     /// The command that puts back what a reply has taken out; `None` where nothing is missing.
-    pub(super) fn undo(&self, reply: &[u8]) -> Option<BytesMut> {
+    pub(in crate::redis) fn undo(&self, reply: &[u8]) -> Option<BytesMut> {
         let found = wire::strings(reply);
         let (key, popped) = found
             .split_first()
@@ -161,6 +185,11 @@ impl Wish {
         let mut out = BytesMut::new();
         wire::encode_command(&mut out, &words);
         Some(out)
+    }
+
+    /// Whether it takes out members with scores, which older clients hear otherwise.
+    pub(super) fn is_scored(&self) -> bool {
+        self.kind == Kind::PopScored
     }
 
     /// Whether it takes something out for one client, so that many may be asked for at once.

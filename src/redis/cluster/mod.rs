@@ -2,7 +2,7 @@
 //!
 //! `keys` says which slot a command is for, `map` which node has it, `call` carries the command there
 //! and after it when the slot has moved, `lane` puts the replies of one client into the order of its
-//! commands, `join` makes one reply of several. Connections are counted by the tenant's pool as
+//! commands, `join` makes one reply of several, `once` asks for a client that can block no longer. Connections are counted by the tenant's pool as
 //! always: one trunk for each master, one for subscriptions, the rest for leases.
 
 mod call;
@@ -11,6 +11,7 @@ mod keys;
 mod lane;
 mod map;
 mod nodes;
+mod once;
 mod route;
 mod upkeep;
 

@@ -36,7 +36,7 @@ const WAITING_BYTES_MAX: usize = 64 * 1024 * 1024;
 pub(in crate::redis) struct Cluster {
     pub(super) pool: Arc<Pool<Dialer>>,
     dialer: Dialer,
-    shutdown: Shutdown,
+    pub(super) shutdown: Shutdown,
     patience: Patience,
     pub(super) map: Mutex<Map>,
     pub(super) nodes: Mutex<HashMap<NodeId, Arc<Node>>>,

@@ -67,7 +67,7 @@ impl Cluster {
                 .is_some_and(|trunk| !trunk.is_closed())
         });
         for node in open {
-            if let Some(value) = self.ask(&node).await
+            if let Some(value) = self.ask_slots(&node).await
                 && self.adopt(&value, &node.endpoint)
             {
                 return Ok(());
@@ -103,7 +103,7 @@ impl Cluster {
         })
     }
 
-    async fn ask(self: &Arc<Self>, node: &Node) -> Option<Value> {
+    async fn ask_slots(self: &Arc<Self>, node: &Node) -> Option<Value> {
         let (answered, answer) = oneshot::channel();
         let call = Call {
             cluster: Arc::clone(self),

@@ -1,6 +1,6 @@
 //! Waiting in line with others for what a blocking command asks for.
 
-use std::{future::Future, sync::Arc, task::Poll, time::Duration};
+use std::{future::Future, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use tokio::time::{Instant, sleep_until};
@@ -49,37 +49,63 @@ impl Session {
             }
         }
         self.show();
-        let mut ticket = station.shares().join(&station, &wish, client);
+        let mut ticket = station
+            .shares()
+            .join(&station, &wish, (client, self.version));
         match self.outcome(&mut ticket, until).await? {
-            Some(Outcome::Reply(reply)) => self.take(&ticket, reply)?,
-            Some(Outcome::Refused(refusal)) => self.say(|out, _| refusal::refuse(out, &refusal)),
-            Some(Outcome::Unblocked) => self.say(|out, _| refusal::plain(out, Plain::Unblocked)),
-            Some(Outcome::Expired) | None => {
+            Outcome::Reply(reply) => self.take(&ticket, reply)?,
+            Outcome::Refused(refusal) => self.say(|out, _| refusal::refuse(out, &refusal)),
+            Outcome::Unblocked => self.say(|out, _| refusal::plain(out, Plain::Unblocked)),
+            Outcome::Expired => {
                 self.say(|out, version| out.extend_from_slice(version.pick(NULL_ARRAY)));
             }
         }
         Ok(())
     }
 
-    /// What the wait came to; nothing, if its time is over.
+    /// What the wait came to. Over by time, it goes on until the server has been asked once for this client.
     async fn outcome(
         &mut self,
         ticket: &mut Ticket,
         until: Option<Instant>,
-    ) -> Result<Option<Outcome>, Over> {
+    ) -> Result<Outcome, Over> {
         let mut late = until.map(|until| Box::pin(sleep_until(until)));
         std::future::poll_fn(|context| {
             // The client first: whoever has gone does not take anything.
             self.poll_attended(context, Wait::Blocked)?;
-            if let Poll::Ready(outcome) = ticket.poll(context) {
-                return Poll::Ready(Ok(Some(outcome)));
+            if let Some(time) = &mut late
+                && time.as_mut().poll(context).is_ready()
+            {
+                late = None;
+                ticket.expire();
             }
-            match &mut late {
-                Some(late) => late.as_mut().poll(context).map(|()| Ok(None)),
-                None => Poll::Pending,
-            }
+            ticket.poll(context).map(Ok)
         })
         .await
+    }
+
+    /// Asks a cluster once, without waiting, for a client whose time was over before it had an upstream.
+    pub(super) async fn ask_at_once(&mut self, wish: Wish) -> Result<(), Over> {
+        let Some(cluster) = self
+            .member
+            .as_ref()
+            .and_then(|it| it.station.cluster().cloned())
+        else {
+            return Ok(());
+        };
+        let asked = cluster.ask_at_once(wish, self.slot, self.version);
+        match self.attended(Wait::Blocked, asked).await? {
+            Ok(mut gift) => {
+                if gift.reply().is_empty() || wire::is_null(gift.reply()) {
+                    self.say(|out, version| out.extend_from_slice(version.pick(NULL_ARRAY)));
+                } else if !self.is_silent() && !self.outbox.hand_over(gift.reply()) {
+                    return Err(Over(SessionEnd::Vanished));
+                }
+                gift.take();
+            }
+            Err(refusal) => self.say(|out, _| refusal::refuse(out, &refusal)),
+        }
+        Ok(())
     }
 
     /// Hands over what was waited for, or gives it back.

@@ -13,7 +13,7 @@ use crate::{
         blocking::Wish,
         exchange::Exchange,
         refusal,
-        wire::{self, NULL_ARRAY, Version},
+        wire::{self, Version},
     },
     telemetry::SessionEnd,
 };
@@ -147,23 +147,19 @@ impl Session {
         patience: Option<(Wish, Duration)>,
     ) -> Result<(), Over> {
         let began = Instant::now();
-        let lease = match &patience {
-            Some((_, time)) => timeout(*time, self.lease(Wait::Blocked)).await,
-            None => Ok(self.lease(Wait::Blocked).await),
+        let (lease, command) = match patience {
+            None => (self.lease(Wait::Blocked).await?, command),
+            Some((wish, time)) => match timeout(time, self.lease(Wait::Blocked)).await {
+                Ok(lease) if began.elapsed() > WAIT_NOTICED => {
+                    (lease?, wish.shortened(time.saturating_sub(began.elapsed())))
+                }
+                Ok(lease) => (lease?, command),
+                // Nobody has asked the server yet.
+                Err(_) => return self.ask_at_once(wish).await,
+            },
         };
-        let Ok(lease) = lease else {
-            // As if it had blocked on the server and nothing had come.
-            self.say(|out, version| out.extend_from_slice(version.pick(NULL_ARRAY)));
+        let Some(mut exchange) = lease else {
             return Ok(());
-        };
-        let Some(mut exchange) = lease? else {
-            return Ok(());
-        };
-        let command = match patience {
-            Some((wish, time)) if began.elapsed() > WAIT_NOTICED => {
-                wish.shortened(time.saturating_sub(began.elapsed()))
-            }
-            _ => command,
         };
         if self.relay(&mut exchange, command, Wait::Blocked).await? {
             exchange.give_back(Residue::Clean);

@@ -12,6 +12,7 @@
 //! * Only commands that leave no state on a connection come here; the database number is the one
 //!   exception, and is set by a `SELECT` of ours whose reply nobody sees.
 
+mod asked;
 mod link;
 mod set;
 mod task;
@@ -272,41 +273,6 @@ impl Trunk {
     /// Whether as much waits as may.
     pub(super) fn is_full(&self) -> bool {
         self.inbox.lock().bytes.len() >= INBOX_BYTES_MAX
-    }
-
-    /// Asks the server a question of the gateway's own; the reply, or nothing if the trunk is lost.
-    pub(super) fn ask<W: AsRef<[u8]>>(
-        &self,
-        database: u32,
-        words: &[W],
-    ) -> Result<oneshot::Receiver<Bytes>, Rejected> {
-        let mut command = BytesMut::new();
-        wire::encode_command(&mut command, words);
-        let (sender, receiver) = oneshot::channel();
-        let mut inbox = self.inbox.lock();
-        if inbox.closed {
-            return Err(Rejected::Closed);
-        }
-        if inbox.bytes.len() >= INBOX_BYTES_MAX {
-            return Err(Rejected::Full);
-        }
-        if inbox.database != database {
-            inbox.select(database, Kind::Swallow);
-        }
-        let entry = Entry {
-            to: None,
-            left: 1,
-            kind: Kind::Answer(sender),
-            begins: inbox.gathered,
-            ends_batch: false,
-        };
-        inbox.push(entry, &command);
-        let idle = inbox.due();
-        drop(inbox);
-        if let Some(task) = idle {
-            task.wake();
-        }
-        Ok(receiver)
     }
 
     /// Ready when commands can be submitted, or the trunk is closed.

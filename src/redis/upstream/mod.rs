@@ -26,7 +26,7 @@ use crate::{net::Stream, pool, tenant::Endpoint};
 /// The longest reply to one of our own questions; `INFO` is a few kilobytes.
 const ANSWER_BYTES_MAX: usize = 1024 * 1024;
 /// The longest reply to what is asked on behalf of clients: the longest string, and then some.
-const REPLY_BYTES_MAX: usize = 1024 * 1024 * 1024;
+pub(super) const REPLY_BYTES_MAX: usize = 1024 * 1024 * 1024;
 /// Room for a reply to one of our own questions.
 const ANSWER_BYTES: usize = 4096;
 
