@@ -47,7 +47,7 @@ class Client:
         if not line.endswith(b"\r\n"):
             raise ConnectionError("closed")
         kind, rest = line[:1], line[1:-2]
-        if kind == b"+":
+        if kind in b"+,(":
             return rest.decode()
         if kind == b"-":
             return Error(rest.decode(errors="replace"))
