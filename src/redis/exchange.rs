@@ -16,7 +16,6 @@ use tokio::{
     io::{AsyncReadExt, AsyncWrite},
     sync::OwnedSemaphorePermit,
 };
-use tokio_util::sync::WaitForCancellationFutureOwned;
 
 use super::{
     cluster::Cluster,
@@ -25,7 +24,10 @@ use super::{
     upstream::Dialer,
     wire::{ReplyFault, Scanner},
 };
-use crate::pool::{Lease, Residue};
+use crate::{
+    pool::{Lease, Residue},
+    signal::Seldom,
+};
 
 /// Room for each read.
 const READ_BYTES: usize = 16 * 1024;
@@ -52,7 +54,8 @@ pub(super) struct Exchange {
     /// The first byte of the last reply.
     kind: u8,
     /// Ready when the server is not the one to use any longer; `None` where that cannot be.
-    deposed: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
+    deposed: Option<Seldom<()>>,
+    is_deposed: bool,
     /// What the server sends unasked is for the client.
     hears: Hears,
 }
@@ -90,7 +93,8 @@ impl Exchange {
     ) -> Self {
         let reign = lease.upstream.reign.as_ref();
         Self {
-            deposed: reign.map(|reign| Box::pin(reign.over())),
+            deposed: reign.map(|reign| Seldom::new(reign.over())),
+            is_deposed: false,
             lease,
             cluster,
             _permit: permit,
@@ -139,9 +143,7 @@ impl Exchange {
             if self.left == 0 {
                 return Poll::Ready(Ok(()));
             }
-            if let Some(deposed) = &mut self.deposed
-                && deposed.as_mut().poll(context).is_ready()
-            {
+            if self.is_over(context) {
                 return Poll::Ready(Err(ExchangeFault::Deposed));
             }
             self.is_held_back = client.standing().waiting > HIGH_WATER;
@@ -173,10 +175,8 @@ impl Exchange {
         context: &mut Context<'_>,
         client: &Outbox,
     ) -> Result<(), ExchangeFault> {
-        if let Some(deposed) = &mut self.deposed
-            && deposed.as_mut().poll(context).is_ready()
-        {
-            return Err(ExchangeFault::Closed);
+        if self.is_over(context) {
+            return Err(ExchangeFault::Deposed);
         }
         loop {
             let upstream = &mut self.lease.upstream;
@@ -186,6 +186,10 @@ impl Exchange {
                     return Err(ExchangeFault::Closed);
                 }
                 client.append_part(&told, true);
+            }
+            if client.standing().ending.is_some() {
+                // It does not read, and the session sees that.
+                return Ok(());
             }
             upstream.input.reserve(READ_BYTES);
             let read = pin!(upstream.stream.read_buf(&mut upstream.input));
@@ -211,6 +215,18 @@ impl Exchange {
             Residue::NeedsReset
         };
         self.give_back(residue);
+    }
+
+    /// Whether the server is not the one to use any longer.
+    fn is_over(&mut self, context: &mut Context<'_>) -> bool {
+        if let Some(deposed) = &mut self.deposed
+            && deposed.poll(context).is_ready()
+        {
+            // Not polled again: what has ended once has ended for good.
+            self.deposed = None;
+            self.is_deposed = true;
+        }
+        self.is_deposed
     }
 
     fn write(&mut self, context: &mut Context<'_>) -> Result<(), ExchangeFault> {
