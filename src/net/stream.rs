@@ -195,6 +195,14 @@ impl Stream {
             Transport::Accepted(_) | Transport::Dialled(_) => Err(io::ErrorKind::WouldBlock.into()),
         }
     }
+
+    /// As [`try_write`](Self::try_write), of several pieces at once.
+    pub fn try_write_vectored(&mut self, slices: &[io::IoSlice<'_>]) -> io::Result<usize> {
+        match &self.transport {
+            Transport::Plain(socket) => socket.try_write_vectored(slices),
+            Transport::Accepted(_) | Transport::Dialled(_) => Err(io::ErrorKind::WouldBlock.into()),
+        }
+    }
 }
 
 impl AsyncRead for Stream {

@@ -12,8 +12,15 @@ pub struct Settings {
     pub trunks_max: usize,
     /// Commands of one client under way at once; beyond, its socket is not read.
     pub in_flight_max: usize,
-    /// Output at which a client that does not read is closed, in bytes.
+    /// Output at which a client that does not read is closed, in bytes; the reply under way is let through.
     pub output_bytes_max: usize,
+    /// Output at which a subscriber that does not read is closed, in bytes (`client-output-buffer-limit pubsub`).
+    pub subscriber_bytes_max: usize,
+    /// Output of a subscriber, in bytes, that may wait for no longer than `subscriber_soft_max`.
+    pub subscriber_bytes_soft: usize,
+    /// How long that much may wait.
+    #[serde(with = "humantime_serde")]
+    pub subscriber_soft_max: Duration,
     /// The largest command, in bytes.
     pub request_bytes_max: usize,
     /// The largest argument of a command, in bytes (`proto-max-bulk-len`).
@@ -41,6 +48,9 @@ impl Default for Settings {
             trunks_max: 2,
             in_flight_max: 1024,
             output_bytes_max: 64 * 1024 * 1024,
+            subscriber_bytes_max: 32 * 1024 * 1024,
+            subscriber_bytes_soft: 8 * 1024 * 1024,
+            subscriber_soft_max: Duration::from_mins(1),
             request_bytes_max: 512 * 1024 * 1024,
             argument_bytes_max: 512 * 1024 * 1024,
             login_wait_max: Duration::from_secs(10),

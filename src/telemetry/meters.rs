@@ -174,6 +174,8 @@ pub enum SessionEnd {
     UpstreamLost,
     /// A limit was exceeded.
     Limit,
+    /// The client did not read, and its output reached its bound.
+    SlowReader,
     /// An operator or a colleague ended it.
     Killed,
     /// The gateway is shutting down.
@@ -190,6 +192,7 @@ impl SessionEnd {
             Self::Malformed => "malformed",
             Self::UpstreamLost => "upstream_lost",
             Self::Limit => "limit",
+            Self::SlowReader => "slow_reader",
             Self::Killed => "killed",
             Self::Draining => "draining",
         }

@@ -87,3 +87,50 @@ async fn many_subscribers_hear_all_in_order_and_are_counted() {
         }
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_subscriber_that_does_not_read_is_closed_and_others_hear_everything() {
+    const BATCH: usize = 16;
+    // What a subscriber may leave unread, what both sockets hold, and then some.
+    const BATCHES_MAX: usize = 160;
+    let Some(gateway) = Gateway::start("stopped").await else {
+        return;
+    };
+    let mut publisher = gateway.client(Role::Write).await;
+    let (mut stops, mut reads) = (
+        gateway.client(Role::Read).await,
+        gateway.client(Role::Read).await,
+    );
+    for client in [&mut stops, &mut reads] {
+        client.send(&["SUBSCRIBE", "stopped"]).await;
+        client
+            .expect("*3\r\n$9\r\nsubscribe\r\n$7\r\nstopped\r\n:1\r\n")
+            .await;
+    }
+    let mut sent = 0;
+    let mut is_closed = false;
+    while !is_closed {
+        let texts: Vec<String> = (0..BATCH)
+            .map(|at| format!("{:032768}", sent + at))
+            .collect();
+        for text in &texts {
+            publisher.send(&["PUBLISH", "stopped", text]).await;
+        }
+        for text in &texts {
+            let mut heard = [0; 4];
+            publisher.stream.read_exact(&mut heard).await.unwrap();
+            is_closed |= &heard == b":1\r\n";
+            reads
+                .expect(&format!(
+                    "*3\r\n$7\r\nmessage\r\n$7\r\nstopped\r\n$32768\r\n{text}\r\n"
+                ))
+                .await;
+        }
+        sent += BATCH;
+        assert!(sent < BATCH * BATCHES_MAX, "never closed");
+    }
+    assert!(sent * 32768 > Settings::default().subscriber_bytes_max);
+    let mut had = Vec::new();
+    let end = timeout(WAIT_MAX, stops.stream.read_to_end(&mut had)).await;
+    assert!(end.unwrap().is_ok_and(|bytes| bytes < sent * 32768));
+}

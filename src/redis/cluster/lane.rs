@@ -8,11 +8,11 @@ use std::{
     sync::Arc,
 };
 
-use bytes::BytesMut;
+use bytes::Bytes;
 use parking_lot::Mutex;
 
 use super::NodeId;
-use crate::redis::outbox::{Ending, Outbox};
+use crate::redis::outbox::{Ending, Outbox, Output};
 
 /// The clients that got something and are to be flushed.
 pub(super) type Touched = Vec<Arc<Outbox>>;
@@ -37,7 +37,7 @@ struct State {
 
 #[derive(Default)]
 struct Place {
-    bytes: BytesMut,
+    bytes: Output,
     is_done: bool,
     /// The client has a part of it.
     is_begun: bool,
@@ -127,7 +127,7 @@ impl Lane {
     pub(super) fn part(&self, ticket: u64, bytes: &[u8], touched: &mut Touched) {
         let mut state = self.state.lock();
         if let Some(place) = state.place(ticket) {
-            place.bytes.extend_from_slice(bytes);
+            place.bytes.append(bytes);
             state.waiting += bytes.len();
         }
         self.hand_out(&mut state, touched);
@@ -139,7 +139,7 @@ impl Lane {
         let Some(place) = state.place(ticket) else {
             return;
         };
-        place.bytes.extend_from_slice(bytes);
+        place.bytes.append(bytes);
         place.is_done = true;
         let slot = place.slot;
         state.waiting += bytes.len();
@@ -156,7 +156,7 @@ impl Lane {
             return;
         };
         let (cut, dropped) = (place.is_begun, place.bytes.len());
-        place.bytes.clear();
+        place.bytes = Output::default();
         state.waiting -= dropped;
         drop(state);
         if cut {
@@ -170,13 +170,22 @@ impl Lane {
             if place.bytes.is_empty() && !place.is_done {
                 break;
             }
-            let bytes = place.bytes.split();
             let (is_done, is_silent) = (place.is_done, place.is_silent);
             place.is_begun = !is_silent;
-            state.waiting -= bytes.len();
-            let shown: &[u8] = if is_silent { &[] } else { &bytes };
-            if (is_done || !is_silent) && self.outbox.deliver(shown, usize::from(is_done)) {
-                touched.push(Arc::clone(&self.outbox));
+            state.waiting -= place.bytes.len();
+            if is_silent {
+                place.bytes = Output::default();
+            }
+            let mut piece = place.bytes.pop();
+            while let Some(now) = piece.take().or(is_done.then(Bytes::new)) {
+                piece = place.bytes.pop();
+                let replies = usize::from(is_done && piece.is_none());
+                if self.outbox.deliver(&now, replies) {
+                    touched.push(Arc::clone(&self.outbox));
+                }
+                if replies > 0 {
+                    break;
+                }
             }
             if !is_done {
                 break;
@@ -184,7 +193,17 @@ impl Lane {
             state.places.pop_front();
             state.front += 1;
         }
-        if state.waiting > self.bytes_max {
+        if state.waiting == 0 {
+            return;
+        }
+        // The reply under way is let through, whatever of it waits for the client.
+        let is_midway = state.places.front().is_some_and(|place| place.is_begun);
+        let taken = if is_midway {
+            0
+        } else {
+            self.outbox.standing().waiting
+        };
+        if state.waiting + taken > self.bytes_max {
             self.outbox.end(Ending::Slow);
         }
     }

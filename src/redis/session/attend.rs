@@ -200,7 +200,7 @@ impl Session {
         self.poll_control(context)?;
         match turn.standing.ending {
             None => Ok(turn.standing),
-            Some(Ending::Slow) => Err(Over(SessionEnd::Limit)),
+            Some(Ending::Slow) => Err(Over(SessionEnd::SlowReader)),
             Some(Ending::Cut) => Err(Over(SessionEnd::UpstreamLost)),
             Some(Ending::Gone) => Err(Over(SessionEnd::Vanished)),
         }

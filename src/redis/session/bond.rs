@@ -130,8 +130,7 @@ impl Session {
 
     /// Waits for bytes from the client, and hands on what the server tells it meanwhile.
     pub(super) async fn listen(&mut self) -> Result<(), Over> {
-        let settings = self.service.settings();
-        let (bytes_max, output_max) = (settings.request_bytes_max, settings.output_bytes_max);
+        let bytes_max = self.service.settings().request_bytes_max;
         if self.input.len() >= bytes_max {
             return Err(Over(SessionEnd::Limit));
         }
@@ -147,10 +146,7 @@ impl Session {
                 tracing::debug!(%fault, "lost what a client listens to");
                 return Poll::Ready(Err(Over(SessionEnd::UpstreamLost)));
             }
-            let standing = self.poll_client(context, None, bytes_max)?;
-            if standing.waiting > output_max {
-                return Poll::Ready(Err(Over(SessionEnd::Limit)));
-            }
+            self.poll_client(context, None, bytes_max)?;
             let came = (self.input.len(), self.is_draining) != before || self.has_ended;
             if came {
                 Poll::Ready(Ok(()))

@@ -350,8 +350,9 @@ impl Session {
     /// An answer of the gateway's own while nothing is owed.
     pub(super) fn say(&mut self, write: impl FnOnce(&mut BytesMut, Version)) {
         if !self.is_silent() {
-            let version = self.version;
-            self.outbox.append(|out| write(out, version));
+            let mut answer = BytesMut::new();
+            write(&mut answer, self.version);
+            self.outbox.append(&answer);
         }
     }
 }

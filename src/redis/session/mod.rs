@@ -31,7 +31,7 @@ use super::{
     cluster::Route,
     exchange::Exchange,
     login::{Credentials, Hello},
-    outbox::Outbox,
+    outbox::{Bounds, Outbox},
     presence, refusal,
     service::Service,
     settings::Settings,
@@ -53,6 +53,8 @@ use crate::{
 const TRAFFIC_EXACT: u64 = 64;
 /// Commands of a busy client that are counted together: the counters are everybody's.
 const TRAFFIC_STEP: u64 = 32;
+/// A longer answer of the gateway's own waits with its command until nothing is owed.
+const LOCAL_BYTES_MAX: usize = 16 * 1024;
 /// Output at which a client's further commands wait.
 const HIGH_WATER: usize = 256 * 1024;
 
@@ -175,7 +177,7 @@ impl Session {
     pub(super) fn new(service: Arc<Service>, stream: Stream) -> Self {
         let (peer, local) = (stream.peer(), stream.local().ok());
         let server_name = stream.server_name().map(str::to_owned);
-        let outbox = Outbox::new(stream, service.settings().output_bytes_max);
+        let outbox = Outbox::new(stream, Bounds::of(service.settings()));
         let control = entry::stranger(&service);
         Self {
             service,
@@ -339,9 +341,11 @@ impl Session {
             let mut answer = BytesMut::new();
             write(&mut answer, self.version);
             if self.outbox.standing().owed == 0 {
-                self.outbox.append(|out| out.extend_from_slice(&answer));
+                self.outbox.append(&answer);
             } else if let Some(route) = &self.route {
                 route.answer(&answer);
+            } else if answer.len() > LOCAL_BYTES_MAX {
+                return Err(Next::Settled(0));
             } else {
                 let trunk = self.trunk.as_ref().ok_or(Next::Settled(0))?;
                 let placed = trunk.submit_local(answer.freeze(), &self.outbox);

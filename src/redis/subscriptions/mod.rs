@@ -16,7 +16,7 @@ pub(super) use subscriber::{Counts, Subscriber};
 use std::{
     collections::{HashMap, VecDeque},
     sync::{
-        Arc,
+        Arc, Weak,
         atomic::{AtomicBool, Ordering},
     },
     task::Waker,
@@ -75,6 +75,8 @@ struct State {
     /// Failures so far, and the last: whoever waits since before it is told.
     failures: u64,
     fault: Option<Refusal>,
+    /// Subscribers to whom so much is on its way that they may not leave it so for long.
+    slow: Vec<Weak<Outbox>>,
 }
 
 /// A channel or a pattern.

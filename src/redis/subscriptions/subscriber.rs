@@ -107,7 +107,7 @@ impl Subscriber {
             let confirmed = hub
                 .confirmed(kind, wait.name, |topic| {
                     // Under the lock of the hub: no message can come before it.
-                    outbox.append(|out| out.extend_from_slice(&ack));
+                    outbox.append(&ack);
                     topic.members.insert(id, member);
                 })
                 .await;
@@ -139,11 +139,11 @@ impl Subscriber {
             self.topics.remove(kind, name);
             self.hub.leave(kind, name, self.id);
             let ack = self.acknowledgement(kind.commands().1, Some(name), kind);
-            self.outbox.append(|out| out.extend_from_slice(&ack));
+            self.outbox.append(&ack);
         }
         if names.is_empty() {
             let ack = self.acknowledgement(kind.commands().1, None, kind);
-            self.outbox.append(|out| out.extend_from_slice(&ack));
+            self.outbox.append(&ack);
         }
     }
 

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::{Buf, BufMut, Bytes, BytesMut};
 use tokio::{
     io::{AsyncReadExt, AsyncWrite},
     time::timeout,
@@ -27,6 +27,8 @@ use crate::{
 
 /// Room for each read.
 const READ_BYTES: usize = 64 * 1024;
+/// A read buffer larger than this is given back once it is empty.
+const KEPT_BYTES_MAX: usize = 4 * READ_BYTES;
 /// A message longer than this ends the upstream: it is in memory as a whole.
 const MESSAGE_BYTES_MAX: usize = 512 * 1024 * 1024;
 /// The first pause before the upstream is opened again; doubled each time.
@@ -121,7 +123,9 @@ async fn carry(hub: &Hub, mut lease: Lease<Dialer>) -> End {
         if let Ok(end) = turned {
             break end;
         }
-        if hub.state.lock().topics.is_empty() {
+        let mut state = hub.state.lock();
+        state.look_at_clock();
+        if state.topics.is_empty() {
             break End::Unused;
         }
     };
@@ -190,7 +194,13 @@ impl Link {
         let outcome = self.hand_out(hub, input, &mut touched);
         // Also what came before a fault is for the clients.
         for client in touched {
-            client.flush();
+            if client.flush() {
+                hub.state.lock().slow.push(Arc::downgrade(&client));
+            }
+        }
+        if input.is_empty() && input.capacity() > KEPT_BYTES_MAX {
+            // A long message has come; most are short.
+            *input = BytesMut::new();
         }
         if outcome? {
             hub.changed.notify_waiters();
@@ -283,16 +293,34 @@ impl State {
         };
         let key = (kind, Bytes::copy_from_slice(push.topic));
         if let Some(topic) = self.topics.get(&key) {
-            let body = frame.get(1..).unwrap_or_default();
+            // One copy for all who hear it in the same version; the read buffer is not kept for it.
+            let (mut old, mut new) = (None, None);
             for member in topic.members.values() {
-                if member
-                    .outbox
-                    .publish(member.version.pick([b'*', b'>']), body)
-                {
+                let message = match member.version {
+                    Version::Resp2 => old.get_or_insert_with(|| message(b'*', frame)),
+                    Version::Resp3 => new.get_or_insert_with(|| message(b'>', frame)),
+                };
+                if member.outbox.publish(message) {
                     touched.push(Arc::clone(&member.outbox));
                 }
             }
         }
         Ok(false)
     }
+
+    /// Gives up subscribers that have been slow for too long.
+    fn look_at_clock(&mut self) {
+        self.slow.retain(|client| {
+            let client = client.upgrade();
+            client.is_some_and(|client| client.look_at_clock())
+        });
+    }
+}
+
+/// A message as a client of one version hears it.
+fn message(kind: u8, frame: &[u8]) -> Bytes {
+    let mut message = BytesMut::with_capacity(frame.len());
+    message.put_u8(kind);
+    message.put_slice(frame.get(1..).unwrap_or_default());
+    message.freeze()
 }
