@@ -14,7 +14,7 @@ use super::{
     exchange::Exchange,
     presence::Presences,
     settings::Settings,
-    subscriptions::Hub,
+    subscriptions::{Hub, Nodes},
     trunk::Trunks,
     upstream::{Dialer, database_of},
     wire::Version,
@@ -82,13 +82,19 @@ impl Station {
         };
         let pins = max.saturating_sub(trunks + 1).max(1);
         let home = database_of(&tenant.target).unwrap_or(0);
+        let (pins, keepers) = (
+            Arc::new(Semaphore::new(pins)),
+            Arc::new(Semaphore::new(pins / 2)),
+        );
+        let nodes = cluster.as_ref();
+        let nodes = nodes.map(|cluster| Nodes::new(cluster, &keepers, &pins));
         Self {
             trunks: Trunks::new(Arc::clone(&pool), shutdown.clone(), settings, trunks_max),
-            hub: Hub::new(Arc::clone(&pool), shutdown.clone()),
+            hub: Hub::new(Arc::clone(&pool), shutdown.clone(), nodes),
             pool,
             cluster,
-            pins: Arc::new(Semaphore::new(pins)),
-            keepers: Arc::new(Semaphore::new(pins / 2)),
+            pins,
+            keepers,
             queued: AtomicUsize::new(0),
             crowding: Notify::new(),
             shares: Shares::default(),

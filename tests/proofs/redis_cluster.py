@@ -68,6 +68,16 @@ class Nodes:
                 continue
         return count
 
+    def sharded(self):
+        """How many connections of the gateway have shard channels, on each master."""
+        counts = []
+        for port in self.masters():
+            client = self.client(port)
+            lines = client.ask("CLIENT", "LIST").decode().splitlines()
+            client.close()
+            counts.append(sum("name=polypool-" in line and " ssub=" in line and " ssub=0 " not in line for line in lines))
+        return counts
+
     def move(self, number, source, target):
         """Moves a slot with its keys, key by key, as redis-cli --cluster reshard does."""
         here, there = self.client(source), self.client(target)

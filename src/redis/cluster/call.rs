@@ -14,7 +14,7 @@ use crate::{
     fault::{Effect, Refusal},
     redis::{
         refusal,
-        trunk::{Errand, Recipient},
+        trunk::{Correct, Errand, Recipient},
         wire::Version,
     },
     tenant::Endpoint,
@@ -44,6 +44,8 @@ pub(super) struct Call {
     pub(super) slot: Option<u16>,
     pub(super) sink: Sink,
     pub(super) redirects: u8,
+    /// Corrects the counts of subscribers in the reply.
+    pub(super) count: Option<Box<dyn Correct>>,
 }
 
 /// Where a node says that a slot is.
@@ -81,6 +83,8 @@ impl Call {
     }
 
     fn finish(self, reply: &[u8], touched: &mut Touched) {
+        let corrected = self.count.as_ref().and_then(|count| count.correct(reply));
+        let reply = corrected.as_deref().unwrap_or(reply);
         match self.sink {
             Sink::Place(lane, ticket) => lane.finish(ticket, reply, touched),
             Sink::Part(join, part) => join.take((part, self.slot), reply, touched),
@@ -161,7 +165,8 @@ impl Recipient for Courier {
     }
 
     fn part(&mut self, bytes: &[u8], touched: &mut Touched) -> bool {
-        match self.call.as_ref().map(|call| &call.sink) {
+        let call = self.call.as_ref().filter(|call| call.count.is_none());
+        match call.map(|call| &call.sink) {
             Some(Sink::Place(lane, ticket)) if self.left == 1 => {
                 lane.part(*ticket, bytes, touched);
                 true

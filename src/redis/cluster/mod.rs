@@ -15,7 +15,7 @@ mod once;
 mod route;
 mod upkeep;
 
-pub(super) use keys::slot_of;
+pub(super) use keys::{slot, slot_of};
 pub(super) use nodes::Cluster;
 pub(super) use route::{Route, Routed, Wish};
 
@@ -24,6 +24,12 @@ pub(super) use route::{Route, Routed, Wish};
 pub(super) struct NodeId(usize);
 
 impl NodeId {
+    /// That place in the map.
+    #[cfg(test)]
+    pub(super) const fn of(number: usize) -> Self {
+        Self(number)
+    }
+
     /// As a number that cursors can hold.
     const fn number(self) -> u64 {
         self.0 as u64

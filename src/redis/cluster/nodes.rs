@@ -168,7 +168,7 @@ impl Cluster {
     }
 
     /// The master of a slot, or any.
-    pub(super) fn owner(&self, slot: Option<u16>) -> Option<NodeId> {
+    pub(in crate::redis) fn owner(&self, slot: Option<u16>) -> Option<NodeId> {
         let map = self.map.lock();
         match slot {
             Some(slot) => map.owner(slot),
@@ -243,6 +243,14 @@ impl Cluster {
         }
     }
 
+    /// The node that an error reply of another leads to; `None`: it leads nowhere.
+    pub(in crate::redis) fn follow(self: &Arc<Self>, reply: &[u8], from: NodeId) -> Option<NodeId> {
+        match self.redirect_in(reply, from)? {
+            Redirect::Moved(slot, to) => Some(self.note_moved(slot, &to)),
+            Redirect::Ask(_) => None,
+        }
+    }
+
     pub(super) fn node_at(&self, endpoint: &Endpoint) -> NodeId {
         self.map.lock().node(endpoint)
     }
@@ -281,6 +289,15 @@ impl Cluster {
             cause: "no node of the cluster has this slot".into(),
         })?;
         self.lease_at(&self.node(owner)).await
+    }
+
+    /// An upstream at that node.
+    pub(in crate::redis) async fn lease_on(
+        self: &Arc<Self>,
+        node: NodeId,
+    ) -> Result<Lease<Dialer>, Refusal> {
+        self.note_use();
+        self.lease_at(&self.node(node)).await
     }
 
     async fn lease_at(self: &Arc<Self>, node: &Node) -> Result<Lease<Dialer>, Refusal> {

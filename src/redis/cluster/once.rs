@@ -100,6 +100,7 @@ impl Cluster {
             slot,
             sink: Sink::Own(Some(answered)),
             redirects: 0,
+            count: None,
         };
         self.send(call, owner, false);
         answer.await.map_err(|_| Refusal::UpstreamLost {

@@ -14,6 +14,7 @@ use super::{
 };
 use crate::redis::{
     outbox::Outbox,
+    trunk::Correct,
     wire::{self, Version},
 };
 
@@ -84,12 +85,32 @@ impl Route {
         }
     }
 
+    /// Sends a command whose reply is counts of subscribers.
+    pub(in crate::redis) fn send_counted(
+        &self,
+        words: &[Bytes],
+        wish: Wish,
+        count: Box<dyn Correct>,
+    ) -> Routed {
+        self.enter((encoded(words), 1), slot_of(words), wish, Some(count))
+    }
+
     /// Sends commands, of whose replies the last counts, in one piece.
     pub(in crate::redis) fn one(
+        &self,
+        commands: (Bytes, usize),
+        slot: Option<u16>,
+        wish: Wish,
+    ) -> Routed {
+        self.enter(commands, slot, wish, None)
+    }
+
+    fn enter(
         &self,
         (bytes, replies): (Bytes, usize),
         slot: Option<u16>,
         wish: Wish,
+        count: Option<Box<dyn Correct>>,
     ) -> Routed {
         if !self.cluster.is_known() {
             return Routed::Unknown;
@@ -104,7 +125,8 @@ impl Route {
             .lane
             .enter(slot.map(|slot| (slot, owner)), wish.is_silent);
         let sink = Sink::Place(Arc::clone(&self.lane), ticket);
-        let call = self.call(bytes, replies, (slot, wish.version), sink);
+        let mut call = self.call(bytes, replies, (slot, wish.version), sink);
+        call.count = count;
         self.cluster.send(call, node.unwrap_or(owner), false);
         Routed::Sent
     }
@@ -191,6 +213,7 @@ impl Route {
             version: of.1,
             sink,
             redirects: 0,
+            count: None,
         }
     }
 }
@@ -207,7 +230,7 @@ fn plan(words: &[Bytes]) -> Plan {
         (b"mset", _) if words.len() % 2 == 1 => split(words, 2, &name),
         (b"mget" | b"del" | b"unlink" | b"exists" | b"touch", _) => split(words, 1, &name),
         (b"dbsize", _) | (b"pubsub", b"numpat") => Plan::All(How::Sum),
-        (b"keys", _) | (b"pubsub", b"channels") => Plan::All(How::Concat),
+        (b"keys", _) | (b"pubsub", b"channels" | b"shardchannels") => Plan::All(How::Concat),
         (b"randomkey", _) => Plan::All(How::Found),
         (b"flushall" | b"flushdb", _)
         | (b"script", b"load" | b"flush")

@@ -113,6 +113,7 @@ impl Cluster {
             slot: None,
             sink: Sink::Own(Some(answered)),
             redirects: 0,
+            count: None,
         };
         self.send(call, node.id, false);
         let reply = timeout(ASK_MAX, answer).await.ok()?.ok()?;

@@ -13,7 +13,7 @@ use crate::{
         policy::{self, Verdict},
         refusal,
         subscriptions::Count,
-        trunk::{Commands, Fate, Rejected},
+        trunk::{Commands, Correct, Fate, Rejected},
         wire::{Decoder, Step},
     },
     telemetry::SessionEnd,
@@ -162,7 +162,7 @@ impl Session {
         bytes: &[u8],
         replies: usize,
         fate: Fate,
-        count: Option<Count>,
+        count: Option<Box<dyn Correct>>,
     ) -> Result<(), Next> {
         let commands = Commands {
             bytes,
@@ -318,10 +318,13 @@ impl Session {
     fn share_counted(&mut self, request: &Request, command: &Command) -> Result<usize, Next> {
         let hub = self.member.as_ref().map(|member| member.station.hub());
         let count = hub.and_then(|hub| Count::of(hub, &command.name, &request.words));
-        let Some(count) = count.filter(|_| !self.is_silent() && !self.is_routed()) else {
+        let Some(count) = count.filter(|_| !self.is_silent()) else {
             return self.share(request);
         };
-        self.submit_as(&request.encoded(), 1, Fate::Forward, Some(count))?;
+        if self.is_routed() {
+            return self.route_counted(request, Box::new(count));
+        }
+        self.submit_as(&request.encoded(), 1, Fate::Forward, Some(Box::new(count)))?;
         Ok(request.bytes)
     }
 

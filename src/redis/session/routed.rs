@@ -8,6 +8,7 @@ use crate::redis::{
     cluster::{Routed, Wish, slot_of},
     commands::{Class, Command},
     refusal::{self, Plain},
+    trunk::Correct,
     wire,
 };
 
@@ -55,6 +56,19 @@ impl Session {
             return Err(Next::Trunk);
         };
         let routed = route.send(&request.words, self.wish());
+        self.settle_routed(request, routed)
+    }
+
+    /// Sends a command whose reply is counts of subscribers.
+    pub(super) fn route_counted(
+        &mut self,
+        request: &Request,
+        count: Box<dyn Correct>,
+    ) -> Result<usize, Next> {
+        let Some(route) = &self.route else {
+            return Err(Next::Trunk);
+        };
+        let routed = route.send_counted(&request.words, self.wish(), count);
         self.settle_routed(request, routed)
     }
 

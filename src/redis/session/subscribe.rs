@@ -24,9 +24,6 @@ impl Session {
         let Some((kind, begins)) = Kind::of_command(&command.name) else {
             return self.decline(request, |out| refusal::unsupported(out, &command.name));
         };
-        if kind == Kind::Shard && self.is_routed() {
-            return self.decline(request, |out| refusal::unsupported(out, &command.name));
-        }
         // The acknowledgements go to the client directly, so they wait for what is owed.
         if self.outbox.standing().owed > 0 {
             return Err(Next::Settled(0));

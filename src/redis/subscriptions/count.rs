@@ -9,8 +9,8 @@ use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 
-use super::{Hub, Kind, Topic, glob};
-use crate::redis::wire;
+use super::{Hub, Kind, glob, state::Topic};
+use crate::redis::{trunk::Correct, wire};
 
 /// A reply that holds counts of subscribers.
 pub(in crate::redis) struct Count {
@@ -42,9 +42,11 @@ impl Count {
         let hub = Arc::clone(hub);
         Some(Self { hub, asked })
     }
+}
 
+impl Correct for Count {
     /// The reply with the counts as they are; `None` when it holds none, as an error does.
-    pub(in crate::redis) fn correct(&self, reply: &[u8]) -> Option<BytesMut> {
+    fn correct(&self, reply: &[u8]) -> Option<BytesMut> {
         let mut out = BytesMut::new();
         match &self.asked {
             Asked::Publish(kind, channel) => {
@@ -90,7 +92,7 @@ fn corrected<'a>(counted: i64, topics: impl Iterator<Item = &'a Topic>) -> u64 {
     let mut others = u64::try_from(counted).unwrap_or_default();
     let mut own = 0;
     // What the server has not confirmed it does not count either.
-    for topic in topics.filter(|topic| topic.is_wanted && topic.asked == 0) {
+    for topic in topics.filter(|topic| topic.is_confirmed()) {
         others = others.saturating_sub(1);
         own += topic.members.len();
     }

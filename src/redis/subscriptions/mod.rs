@@ -1,4 +1,5 @@
-//! Subscriptions: one upstream for all subscribers of a tenant, fanned out.
+//! Subscriptions: one upstream for all subscribers of a tenant, fanned out; in a cluster one for each node
+//! that has shard channels which somebody is subscribed to.
 //!
 //! The first subscriber of a channel or pattern makes the gateway subscribe; it is told so once the
 //! server has confirmed, because what it publishes next must reach it. Later ones are told at once.
@@ -7,31 +8,30 @@
 
 mod count;
 mod glob;
+mod nodes;
+mod state;
 mod subscriber;
 mod task;
 
 pub(super) use count::Count;
+pub(super) use nodes::Nodes;
 pub(super) use subscriber::{Counts, Subscriber};
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::hash_map::Entry,
     sync::{
-        Arc, Weak,
+        Arc,
         atomic::{AtomicBool, Ordering},
     },
-    task::Waker,
     time::Duration,
 };
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::{sync::Notify, time::timeout};
 
-use super::{
-    outbox::Outbox,
-    upstream::Dialer,
-    wire::{self, Version},
-};
+use self::state::{Key, Place, State, Topic};
+use super::{cluster::slot, outbox::Outbox, upstream::Dialer, wire::Version};
 use crate::{fault::Refusal, pool::Pool, shutdown::Shutdown};
 
 /// How long a subscriber waits for the server to confirm.
@@ -52,43 +52,13 @@ pub(super) enum Kind {
 pub(super) struct Hub {
     pool: Arc<Pool<Dialer>>,
     shutdown: Shutdown,
+    /// The nodes, if the database is a cluster.
+    nodes: Option<Nodes>,
     state: Mutex<State>,
     /// Something was confirmed or failed.
     changed: Notify,
     /// Somebody is subscribed to something, or was a moment ago.
     in_use: AtomicBool,
-}
-
-#[derive(Default)]
-struct State {
-    topics: HashMap<(Kind, Bytes), Topic>,
-    /// Commands that are not written yet.
-    outgoing: BytesMut,
-    /// What the server has been asked and has not answered, in order.
-    asked: VecDeque<(Kind, Bytes)>,
-    /// Waits to be woken when there is something to write.
-    idle: Option<Waker>,
-    /// The task that owns the upstream lives.
-    is_running: bool,
-    /// Commands may be written: the upstream is open.
-    is_open: bool,
-    /// Failures so far, and the last: whoever waits since before it is told.
-    failures: u64,
-    fault: Option<Refusal>,
-    /// Subscribers to whom so much is on its way that they may not leave it so for long.
-    slow: Vec<Weak<Outbox>>,
-}
-
-/// A channel or a pattern.
-#[derive(Default)]
-struct Topic {
-    members: HashMap<u64, Member>,
-    /// Clients that wait for the confirmation.
-    waiting: usize,
-    /// Questions about it that the server has not answered.
-    asked: usize,
-    /// The last question was to subscribe.
-    is_wanted: bool,
 }
 
 /// Who gets the messages.
@@ -109,20 +79,31 @@ impl Kind {
 
     /// The kind that a command of the family is about, and whether it subscribes.
     pub(super) fn of_command(name: &str) -> Option<(Self, bool)> {
+        Self::of_answer(name.as_bytes())
+    }
+
+    /// The same of the server's answer to one, which has its name.
+    fn of_answer(name: &[u8]) -> Option<(Self, bool)> {
         [Self::Channel, Self::Pattern, Self::Shard]
             .into_iter()
             .find_map(|kind| {
                 let (begin, end) = kind.commands();
-                (name == begin || name == end).then_some((kind, name == begin))
+                let begins = name == begin.as_bytes();
+                (begins || name == end.as_bytes()).then_some((kind, begins))
             })
     }
 }
 
 impl Hub {
-    pub(super) fn new(pool: Arc<Pool<Dialer>>, shutdown: Shutdown) -> Arc<Self> {
+    pub(super) fn new(
+        pool: Arc<Pool<Dialer>>,
+        shutdown: Shutdown,
+        nodes: Option<Nodes>,
+    ) -> Arc<Self> {
         Arc::new(Self {
             pool,
             shutdown,
+            nodes,
             state: Mutex::default(),
             changed: Notify::new(),
             in_use: AtomicBool::new(false),
@@ -134,52 +115,123 @@ impl Hub {
         self.in_use.load(Ordering::Relaxed)
     }
 
-    /// Asks the server for a topic unless it is asked for already, and has an upstream opened.
-    fn want(self: &Arc<Self>, kind: Kind, name: &Bytes) {
-        let mut state = self.state.lock();
-        let topic = state.topics.entry((kind, name.clone())).or_default();
-        topic.waiting += 1;
-        if !topic.is_wanted {
-            state.ask(kind, name, true);
-        }
-        if !state.is_running {
-            state.is_running = true;
-            self.in_use.store(true, Ordering::Relaxed);
-            self.shutdown
-                .spawn("redis-subscriptions", task::run(Arc::clone(self)));
+    /// Waits until it is known who has to be asked.
+    async fn known(&self) -> Result<(), Refusal> {
+        match &self.nodes {
+            Some(nodes) => nodes.cluster.known().await,
+            None => Ok(()),
         }
     }
 
+    /// Who has to be asked for a topic: in a cluster the node of a shard channel's slot. All others have
+    /// one node, the one that commands without keys go to, which counts those who hear them.
+    fn place(&self, (kind, name): &Key) -> Result<Place, Refusal> {
+        let Some(nodes) = &self.nodes else {
+            return Ok(None);
+        };
+        let slot = (*kind == Kind::Shard).then(|| slot(name));
+        let owner = nodes.cluster.owner(slot);
+        owner.map(Some).ok_or_else(|| Refusal::UpstreamDown {
+            cause: "no node of the cluster has this slot".into(),
+        })
+    }
+
+    /// Asks the server for a topic unless it is asked for already, and has an upstream opened.
+    fn want(self: &Arc<Self>, key: &Key) -> Result<(), Refusal> {
+        let mut state = self.state.lock();
+        let topic = match state.topics.entry(key.clone()) {
+            Entry::Occupied(topic) => topic.into_mut(),
+            Entry::Vacant(vacant) => vacant.insert(Topic {
+                at: self.place(key)?,
+                ..Topic::default()
+            }),
+        };
+        topic.waiting += 1;
+        let at = topic.at;
+        if !topic.is_wanted {
+            state.ask(key, true);
+        }
+        self.see_to(&mut state, at);
+        Ok(())
+    }
+
+    /// Has somebody own an upstream to that server.
+    fn see_to(self: &Arc<Self>, state: &mut State, place: Place) {
+        if !std::mem::replace(&mut state.desk(place).is_running, true) {
+            self.in_use.store(true, Ordering::Relaxed);
+            self.shutdown
+                .spawn("redis-subscriptions", task::run(Arc::clone(self), place));
+        }
+    }
+
+    /// A server has a topic no longer; `reply` may say where it is.
+    fn follow(self: &Arc<Self>, key: &Key, from: Place, reply: &Bytes) {
+        let Some((nodes, from)) = self.nodes.as_ref().zip(from) else {
+            return;
+        };
+        let told = nodes.cluster.follow(reply, from);
+        if told.is_none() {
+            nodes.cluster.doubt();
+        }
+        let place = told.or_else(|| self.place(key).ok().flatten());
+        let mut state = self.state.lock();
+        if state.move_to(key, place.or(Some(from))) {
+            self.see_to(&mut state, place.or(Some(from)));
+        }
+    }
+
+    /// Notes that the upstream has ended. True: nobody needs another to this server.
+    fn close(self: &Arc<Self>, place: Place, fault: Option<Refusal>) -> bool {
+        let mut state = self.state.lock();
+        state.close(place, fault);
+        if self.nodes.is_some() {
+            // What it had may be another's by now.
+            let keys: Vec<Key> = state.topics.keys().cloned().collect();
+            for key in keys {
+                let at = state.topics.get(&key).map(|topic| topic.at);
+                if at == Some(place)
+                    && let Ok(now) = self.place(&key)
+                    && now != place
+                    && state.move_to(&key, now)
+                {
+                    self.see_to(&mut state, now);
+                }
+            }
+        }
+        let unused = !state.is_used(place) || self.shutdown.is_draining();
+        state.desk(place).is_running = !unused;
+        self.in_use.store(state.is_running(), Ordering::Relaxed);
+        drop(state);
+        self.changed.notify_waiters();
+        unused
+    }
+
     /// Waits until the server has confirmed; then `join` runs before any message can be delivered.
-    async fn confirmed(
-        &self,
-        kind: Kind,
-        name: &Bytes,
-        join: impl FnOnce(&mut Topic),
-    ) -> Result<(), Refusal> {
-        let failures = self.state.lock().failures;
+    async fn confirmed(&self, key: &Key, join: impl FnOnce(&mut Topic)) -> Result<(), Refusal> {
+        let mut seen = None;
         loop {
             let changed = self.changed.notified();
             {
                 let mut state = self.state.lock();
-                if state.failures > failures
-                    && let Some(fault) = &state.fault
+                let State { topics, desks, .. } = &mut *state;
+                let Some(topic) = topics.get_mut(key) else {
+                    return Err(Refusal::NotPermitted {
+                        what: key.0.commands().0.into(),
+                    });
+                };
+                let desk = desks.entry(topic.at).or_default();
+                let (place, failures) = *seen.get_or_insert((topic.at, desk.failures));
+                if place != topic.at {
+                    seen = Some((topic.at, desk.failures));
+                } else if desk.failures > failures
+                    && let Some(fault) = &desk.fault
                 {
                     return Err(fault.clone());
                 }
                 // While it is closed nothing has been asked, so that nothing is confirmed either.
-                let is_open = state.is_open;
-                match state.topics.get_mut(&(kind, name.clone())) {
-                    Some(topic) if is_open && topic.is_wanted && topic.asked == 0 => {
-                        join(topic);
-                        return Ok(());
-                    }
-                    Some(_) => {}
-                    None => {
-                        return Err(Refusal::NotPermitted {
-                            what: kind.commands().0.into(),
-                        });
-                    }
+                if desk.is_open && topic.is_confirmed() {
+                    join(topic);
+                    return Ok(());
                 }
             }
             if timeout(CONFIRM_MAX, changed).await.is_err() {
@@ -191,77 +243,19 @@ impl Hub {
     }
 
     /// A client waits no longer.
-    fn waited(&self, kind: Kind, name: &Bytes) {
+    fn waited(&self, key: &Key) {
         let mut state = self.state.lock();
-        if let Some(topic) = state.topics.get_mut(&(kind, name.clone())) {
+        if let Some(topic) = state.topics.get_mut(key) {
             topic.waiting = topic.waiting.saturating_sub(1);
         }
-        state.forget_unwanted(kind, name);
+        state.forget_unwanted(key);
     }
 
-    fn leave(&self, kind: Kind, name: &Bytes, id: u64) {
+    fn leave(&self, key: &Key, id: u64) {
         let mut state = self.state.lock();
-        if let Some(topic) = state.topics.get_mut(&(kind, name.clone())) {
+        if let Some(topic) = state.topics.get_mut(key) {
             topic.members.remove(&id);
         }
-        state.forget_unwanted(kind, name);
-    }
-}
-
-impl State {
-    /// Puts a question to the server into the buffer, if the upstream is open.
-    fn ask(&mut self, kind: Kind, name: &Bytes, is_wanted: bool) {
-        let Some(topic) = self.topics.get_mut(&(kind, name.clone())) else {
-            return;
-        };
-        topic.is_wanted = is_wanted;
-        if !self.is_open {
-            // Everything wanted is asked for once it is.
-            return;
-        }
-        topic.asked += 1;
-        let (begin, end) = kind.commands();
-        let command = if is_wanted { begin } else { end };
-        wire::encode_command(&mut self.outgoing, &[command.as_bytes(), name]);
-        self.asked.push_back((kind, name.clone()));
-        if let Some(task) = self.idle.take() {
-            task.wake();
-        }
-    }
-
-    /// Ends the subscription to a topic that nobody has or waits for.
-    fn forget_unwanted(&mut self, kind: Kind, name: &Bytes) {
-        let Some(topic) = self.topics.get(&(kind, name.clone())) else {
-            return;
-        };
-        if !topic.members.is_empty() || topic.waiting > 0 {
-            return;
-        }
-        if topic.is_wanted {
-            self.ask(kind, name, false);
-        }
-        self.drop_settled(kind, name);
-    }
-
-    /// Forgets a topic that is unwanted, once the server has nothing more to say of it.
-    fn drop_settled(&mut self, kind: Kind, name: &Bytes) {
-        let key = (kind, name.clone());
-        if self
-            .topics
-            .get(&key)
-            .is_some_and(|topic| !topic.is_wanted && topic.asked == 0)
-        {
-            self.topics.remove(&key);
-        }
-    }
-
-    /// The server has answered its oldest question.
-    fn answered(&mut self) -> Option<(Kind, Bytes)> {
-        let (kind, name) = self.asked.pop_front()?;
-        if let Some(topic) = self.topics.get_mut(&(kind, name.clone())) {
-            topic.asked = topic.asked.saturating_sub(1);
-        }
-        self.drop_settled(kind, &name);
-        Some((kind, name))
+        state.forget_unwanted(key);
     }
 }

@@ -8,7 +8,7 @@ use std::{
 use bytes::{Bytes, BytesMut};
 use tokio::task::consume_budget;
 
-use super::{Hub, Kind, Member};
+use super::{Hub, Kind, Member, state::Key};
 use crate::{
     fault::Refusal,
     redis::{
@@ -44,8 +44,7 @@ pub(in crate::redis) struct Counts {
 /// The wait for a confirmation; dropped, it is over.
 struct Wait<'a> {
     hub: &'a Hub,
-    kind: Kind,
-    name: &'a Bytes,
+    key: Key,
 }
 
 impl Subscriber {
@@ -84,28 +83,27 @@ impl Subscriber {
         names: &[Bytes],
     ) -> Result<(), Refusal> {
         let hub = Arc::clone(&self.hub);
+        hub.known().await?;
         let mut waits = VecDeque::with_capacity(names.len());
         for name in names {
             // There may be a million of them, and others have to be served, too.
             consume_budget().await;
-            hub.want(kind, name);
-            waits.push_back(Wait {
-                hub: &hub,
-                kind,
-                name,
-            });
+            let key = (kind, name.clone());
+            hub.want(&key)?;
+            waits.push_back(Wait { hub: &hub, key });
         }
         while let Some(wait) = waits.pop_front() {
             consume_budget().await;
-            let is_new = self.topics.insert(kind, wait.name);
-            let ack = self.acknowledgement(kind.commands().0, Some(wait.name), kind);
+            let name = &wait.key.1;
+            let is_new = self.topics.insert(kind, name);
+            let ack = self.acknowledgement(kind.commands().0, Some(name), kind);
             let member = Member {
                 outbox: Arc::clone(&self.outbox),
                 version: self.version,
             };
             let (id, outbox) = (self.id, Arc::clone(&self.outbox));
             let confirmed = hub
-                .confirmed(kind, wait.name, |topic| {
+                .confirmed(&wait.key, |topic| {
                     // Under the lock of the hub: no message can come before it.
                     outbox.append(&ack);
                     topic.members.insert(id, member);
@@ -114,7 +112,7 @@ impl Subscriber {
             if let Err(refusal) = confirmed {
                 // What it had before it still has.
                 if is_new {
-                    self.topics.remove(kind, wait.name);
+                    self.topics.remove(kind, name);
                 }
                 return Err(refusal);
             }
@@ -137,7 +135,7 @@ impl Subscriber {
         for name in names {
             consume_budget().await;
             self.topics.remove(kind, name);
-            self.hub.leave(kind, name, self.id);
+            self.hub.leave(&(kind, name.clone()), self.id);
             let ack = self.acknowledgement(kind.commands().1, Some(name), kind);
             self.outbox.append(&ack);
         }
@@ -170,7 +168,7 @@ impl Subscriber {
 impl Drop for Subscriber {
     fn drop(&mut self) {
         for (kind, name) in std::mem::take(&mut self.topics.names) {
-            self.hub.leave(kind, &name, self.id);
+            self.hub.leave(&(kind, name), self.id);
         }
     }
 }
@@ -204,6 +202,6 @@ impl Topics {
 
 impl Drop for Wait<'_> {
     fn drop(&mut self) {
-        self.hub.waited(self.kind, self.name);
+        self.hub.waited(&self.key);
     }
 }

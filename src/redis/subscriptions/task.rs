@@ -3,25 +3,29 @@
 use std::{
     convert::Infallible,
     pin::{Pin, pin},
-    sync::{Arc, atomic::Ordering},
+    sync::Arc,
     task::{Context, Poll, ready},
     time::Duration,
 };
 
-use bytes::{Buf, BufMut, Bytes, BytesMut};
+use bytes::{Buf, Bytes, BytesMut};
 use tokio::{
     io::{AsyncReadExt, AsyncWrite},
     time::timeout,
 };
 
-use super::{Hub, Kind, State};
+use super::{
+    Hub,
+    nodes::Right,
+    state::{Key, Place, Taken},
+};
 use crate::{
     fault::{Effect, Refusal},
     pool::{CloseReason, Lease, Residue},
     redis::{
         outbox::Outbox,
         upstream::Dialer,
-        wire::{Push, Scanner, Version},
+        wire::{Scanner, Version},
     },
 };
 
@@ -49,11 +53,11 @@ enum End {
 }
 
 /// Keeps the upstream open as long as somebody is subscribed.
-pub(super) async fn run(hub: Arc<Hub>) {
+pub(super) async fn run(hub: Arc<Hub>, place: Place) {
     let mut pause = BACKOFF_MIN;
     loop {
-        let refusal = match open(&hub).await {
-            Ok(lease) => match carry(&hub, lease).await {
+        let refusal = match open(&hub, place).await {
+            Ok((lease, _right)) => match carry(&hub, place, lease).await {
                 End::Unused => None,
                 End::Lost(why) => {
                     tracing::warn!(why, "subscriptions interrupted");
@@ -65,7 +69,7 @@ pub(super) async fn run(hub: Arc<Hub>) {
             },
             Err(refusal) => Some(refusal),
         };
-        if hub.close(refusal) {
+        if hub.close(place, refusal) {
             return;
         }
         tokio::time::sleep(pause).await;
@@ -73,8 +77,15 @@ pub(super) async fn run(hub: Arc<Hub>) {
     }
 }
 
-async fn open(hub: &Hub) -> Result<Lease<Dialer>, Refusal> {
-    let mut lease = hub.pool.lease().await.map_err(|error| error.refusal())?;
+async fn open(hub: &Hub, place: Place) -> Result<(Lease<Dialer>, Right), Refusal> {
+    let mut right = Right::new();
+    let mut lease = match (&hub.nodes, place) {
+        (Some(nodes), Some(node)) => {
+            right = nodes.right().await?;
+            nodes.cluster.lease_on(node).await?
+        }
+        _ => hub.pool.lease().await.map_err(|error| error.refusal())?,
+    };
     let newest = if lease.upstream.speaks_hello {
         Version::Resp3
     } else {
@@ -82,7 +93,7 @@ async fn open(hub: &Hub) -> Result<Lease<Dialer>, Refusal> {
     };
     let database = lease.upstream.database;
     match lease.upstream.prepare(newest, database).await {
-        Ok(()) => Ok(lease),
+        Ok(()) => Ok((lease, right)),
         Err(fault) => {
             lease.give_back(Residue::Broken(CloseReason::Dirty));
             Err(Refusal::UpstreamDown {
@@ -92,9 +103,10 @@ async fn open(hub: &Hub) -> Result<Lease<Dialer>, Refusal> {
     }
 }
 
-async fn carry(hub: &Hub, mut lease: Lease<Dialer>) -> End {
-    hub.state.lock().reopen();
+async fn carry(hub: &Arc<Hub>, place: Place, mut lease: Lease<Dialer>) -> End {
+    hub.state.lock().reopen(place);
     let mut link = Link {
+        place,
         outgoing: BytesMut::new(),
         scanner: Scanner::default(),
     };
@@ -125,7 +137,7 @@ async fn carry(hub: &Hub, mut lease: Lease<Dialer>) -> End {
         }
         let mut state = hub.state.lock();
         state.look_at_clock();
-        if state.topics.is_empty() {
+        if !state.is_used(place) {
             break End::Unused;
         }
     };
@@ -138,6 +150,7 @@ async fn carry(hub: &Hub, mut lease: Lease<Dialer>) -> End {
 
 /// What is under way on the upstream.
 struct Link {
+    place: Place,
     outgoing: BytesMut,
     scanner: Scanner,
 }
@@ -145,7 +158,7 @@ struct Link {
 impl Link {
     fn turn(
         &mut self,
-        hub: &Hub,
+        hub: &Arc<Hub>,
         lease: &mut Lease<Dialer>,
         context: &mut Context<'_>,
     ) -> Poll<Result<Infallible, End>> {
@@ -163,18 +176,19 @@ impl Link {
 
     fn write(
         &mut self,
-        hub: &Hub,
+        hub: &Arc<Hub>,
         lease: &mut Lease<Dialer>,
         context: &mut Context<'_>,
     ) -> Result<(), End> {
         loop {
             if self.outgoing.is_empty() {
                 let mut state = hub.state.lock();
-                if state.outgoing.is_empty() {
-                    state.idle = Some(context.waker().clone());
+                let desk = state.desk(self.place);
+                if desk.outgoing.is_empty() {
+                    desk.idle = Some(context.waker().clone());
                     break;
                 }
-                std::mem::swap(&mut self.outgoing, &mut state.outgoing);
+                std::mem::swap(&mut self.outgoing, &mut desk.outgoing);
             }
             match Pin::new(&mut lease.upstream.stream).poll_write(context, &self.outgoing) {
                 Poll::Ready(Ok(bytes)) if bytes > 0 => self.outgoing.advance(bytes),
@@ -189,9 +203,9 @@ impl Link {
     }
 
     /// Hands out everything that has been read, then lets every client have it.
-    fn settle(&mut self, hub: &Hub, input: &mut BytesMut) -> Result<(), End> {
-        let mut touched = Vec::new();
-        let outcome = self.hand_out(hub, input, &mut touched);
+    fn settle(&mut self, hub: &Arc<Hub>, input: &mut BytesMut) -> Result<(), End> {
+        let (mut touched, mut gone) = (Vec::new(), Vec::new());
+        let outcome = self.hand_out(hub, input, (&mut touched, &mut gone));
         // Also what came before a fault is for the clients.
         for client in touched {
             if client.flush() {
@@ -201,6 +215,9 @@ impl Link {
         if input.is_empty() && input.capacity() > KEPT_BYTES_MAX {
             // A long message has come; most are short.
             *input = BytesMut::new();
+        }
+        for (key, reply) in gone {
+            hub.follow(&key, self.place, &reply);
         }
         if outcome? {
             hub.changed.notify_waiters();
@@ -214,9 +231,9 @@ impl Link {
     /// True: there was an answer, somebody may have waited for it.
     fn hand_out(
         &mut self,
-        hub: &Hub,
+        hub: &Arc<Hub>,
         input: &mut BytesMut,
-        touched: &mut Vec<Arc<Outbox>>,
+        (touched, gone): (&mut Vec<Arc<Outbox>>, &mut Vec<(Key, Bytes)>),
     ) -> Result<bool, End> {
         let mut news = false;
         let mut state = hub.state.lock();
@@ -226,101 +243,13 @@ impl Link {
             .map_err(|_| End::Lost("not a reply"))?
         {
             let bytes = input.get(..frame.end).unwrap_or_default();
-            news |= state.take(bytes, touched)?;
+            match state.take(self.place, bytes, touched).map_err(End::Lost)? {
+                Taken::Message => {}
+                Taken::Answer => news = true,
+                Taken::Elsewhere(key, reply) => gone.push((key, reply)),
+            }
             input.advance(frame.end);
         }
         Ok(news)
     }
-}
-
-impl Hub {
-    /// Notes that the upstream has ended. True: nobody needs another.
-    fn close(&self, fault: Option<Refusal>) -> bool {
-        let mut state = self.state.lock();
-        state.is_open = false;
-        state.idle = None;
-        if fault.is_some() {
-            state.failures += 1;
-            state.fault = fault;
-        }
-        // What only waited to be ended is ended now.
-        state.topics.retain(|_, topic| topic.is_wanted);
-        state.topics.values_mut().for_each(|topic| topic.asked = 0);
-        let unused = state.topics.is_empty() || self.shutdown.is_draining();
-        state.is_running = !unused;
-        self.in_use.store(!unused, Ordering::Relaxed);
-        drop(state);
-        self.changed.notify_waiters();
-        unused
-    }
-}
-
-impl State {
-    /// A new upstream knows of nothing: everything wanted is asked for again.
-    fn reopen(&mut self) {
-        self.is_open = true;
-        self.outgoing.clear();
-        self.asked.clear();
-        let wanted: Vec<(Kind, Bytes)> = self.topics.keys().cloned().collect();
-        for topic in self.topics.values_mut() {
-            topic.asked = 0;
-        }
-        for (kind, name) in wanted {
-            self.ask(kind, &name, true);
-        }
-    }
-
-    /// Takes one frame. True: an answer, somebody may have waited for it.
-    fn take(&mut self, frame: &[u8], touched: &mut Vec<Arc<Outbox>>) -> Result<bool, End> {
-        let Some(push) = Push::read(frame) else {
-            if frame.first() != Some(&b'-') {
-                return Err(End::Lost("not a message"));
-            }
-            // The server does not allow this topic: whoever waits for it finds it gone.
-            if let Some(key) = self.answered() {
-                self.topics.remove(&key);
-            }
-            return Ok(true);
-        };
-        let kind = match push.kind {
-            b"message" => Kind::Channel,
-            b"pmessage" => Kind::Pattern,
-            b"smessage" => Kind::Shard,
-            _ => {
-                self.answered();
-                return Ok(true);
-            }
-        };
-        let key = (kind, Bytes::copy_from_slice(push.topic));
-        if let Some(topic) = self.topics.get(&key) {
-            // One copy for all who hear it in the same version; the read buffer is not kept for it.
-            let (mut old, mut new) = (None, None);
-            for member in topic.members.values() {
-                let message = match member.version {
-                    Version::Resp2 => old.get_or_insert_with(|| message(b'*', frame)),
-                    Version::Resp3 => new.get_or_insert_with(|| message(b'>', frame)),
-                };
-                if member.outbox.publish(message) {
-                    touched.push(Arc::clone(&member.outbox));
-                }
-            }
-        }
-        Ok(false)
-    }
-
-    /// Gives up subscribers that have been slow for too long.
-    fn look_at_clock(&mut self) {
-        self.slow.retain(|client| {
-            let client = client.upgrade();
-            client.is_some_and(|client| client.look_at_clock())
-        });
-    }
-}
-
-/// A message as a client of one version hears it.
-fn message(kind: u8, frame: &[u8]) -> Bytes {
-    let mut message = BytesMut::with_capacity(frame.len());
-    message.put_u8(kind);
-    message.put_slice(frame.get(1..).unwrap_or_default());
-    message.freeze()
 }

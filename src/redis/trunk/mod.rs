@@ -31,7 +31,6 @@ use tokio::sync::oneshot;
 
 use super::{
     outbox::Outbox,
-    subscriptions::Count,
     wire::{self, Version},
 };
 use crate::fault::{Effect, Refusal};
@@ -69,6 +68,12 @@ pub(super) trait Recipient: Send {
     fn lost(&mut self, effect: Effect, touched: &mut Vec<Arc<Outbox>>);
     /// It was not sent.
     fn refused(&mut self, refusal: &Refusal, touched: &mut Vec<Arc<Outbox>>);
+}
+
+/// Puts a reply right before a client gets it.
+pub(super) trait Correct: Send {
+    /// What a whole reply should be; `None`: what it is.
+    fn correct(&self, reply: &[u8]) -> Option<BytesMut>;
 }
 
 /// The handle by which sessions use a trunk.
@@ -156,7 +161,7 @@ enum Kind {
     /// Replies that somebody else gets.
     Errand(Box<dyn Recipient>),
     /// A reply with counts of subscribers, which is corrected.
-    Counted(Count),
+    Counted(Box<dyn Correct>),
     /// A reply to a question of ours.
     Answer(oneshot::Sender<Bytes>),
 }
@@ -199,7 +204,7 @@ impl Trunk {
         &self,
         command: Commands<'_>,
         client: &Arc<Outbox>,
-        count: Count,
+        count: Box<dyn Correct>,
     ) -> Result<(), Rejected> {
         self.submit_as(command, client, Kind::Counted(count))
     }
