@@ -134,3 +134,36 @@ async fn a_subscriber_that_does_not_read_is_closed_and_others_hear_everything() 
     let end = timeout(WAIT_MAX, stops.stream.read_to_end(&mut had)).await;
     assert!(end.unwrap().is_ok_and(|bytes| bytes < sent * 32768));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_is_counted_who_has_left() {
+    let Some(gateway) = Gateway::start("left").await else {
+        return;
+    };
+    let mut publisher = gateway.client(Role::Write).await;
+    let mut client = gateway.client(Role::Read).await;
+    for round in 0..200 {
+        let channel = format!("left-{:03}", round % 7);
+        client.send(&["SUBSCRIBE", &channel]).await;
+        client
+            .expect(&format!(
+                "*3\r\n$9\r\nsubscribe\r\n$8\r\n{channel}\r\n:1\r\n"
+            ))
+            .await;
+        publisher.send(&["PUBLISH", &channel, "x"]).await;
+        publisher.expect(":1\r\n").await;
+        client
+            .expect(&format!(
+                "*3\r\n$7\r\nmessage\r\n$8\r\n{channel}\r\n$1\r\nx\r\n"
+            ))
+            .await;
+        client.send(&["UNSUBSCRIBE", &channel]).await;
+        client
+            .expect(&format!(
+                "*3\r\n$11\r\nunsubscribe\r\n$8\r\n{channel}\r\n:0\r\n"
+            ))
+            .await;
+        publisher.send(&["PUBLISH", &channel, "x"]).await;
+        publisher.expect(":0\r\n").await;
+    }
+}

@@ -251,11 +251,24 @@ impl Hub {
         state.forget_unwanted(key);
     }
 
-    fn leave(&self, key: &Key, id: u64) {
+    /// Takes a client off a topic. True: the server is asked to end it.
+    fn leave(&self, key: &Key, id: u64) -> bool {
         let mut state = self.state.lock();
         if let Some(topic) = state.topics.get_mut(key) {
             topic.members.remove(&id);
         }
         state.forget_unwanted(key);
+        state.topics.get(key).is_some_and(Topic::is_ending)
+    }
+
+    /// Waits until the server has ended a topic, or somebody wants it again.
+    async fn ended(&self, key: &Key) {
+        loop {
+            let changed = self.changed.notified();
+            let is_ending = self.state.lock().topics.get(key).map(Topic::is_ending);
+            if is_ending != Some(true) || timeout(CONFIRM_MAX, changed).await.is_err() {
+                return;
+            }
+        }
     }
 }

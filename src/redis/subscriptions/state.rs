@@ -56,6 +56,11 @@ impl Topic {
         self.is_wanted && self.asked == 0 && self.redirects == 0
     }
 
+    /// Whether the server has been asked to end it, and has not.
+    pub(super) fn is_ending(&self) -> bool {
+        !self.is_wanted && self.asked > 0
+    }
+
     /// Notes that it is elsewhere.
     fn redirect(&mut self) -> Result<(), Fault> {
         self.redirects += 1;

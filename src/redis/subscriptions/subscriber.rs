@@ -120,7 +120,8 @@ impl Subscriber {
         Ok(())
     }
 
-    /// Leaves some, or all of a kind, and acknowledges each.
+    /// Leaves some, or all of a kind, and acknowledges each once the server has ended what nobody else is
+    /// subscribed to: it counts who hears what is published next.
     ///
     /// # Cancel safety
     /// Safe: what has been acknowledged is left.
@@ -132,17 +133,24 @@ impl Subscriber {
         } else {
             names
         };
+        let (mut acks, mut ends) = (BytesMut::new(), Vec::new());
         for name in names {
             consume_budget().await;
+            let key = (kind, name.clone());
             self.topics.remove(kind, name);
-            self.hub.leave(&(kind, name.clone()), self.id);
-            let ack = self.acknowledgement(kind.commands().1, Some(name), kind);
-            self.outbox.append(&ack);
+            acks.extend_from_slice(&self.acknowledgement(kind.commands().1, Some(name), kind));
+            if self.hub.leave(&key, self.id) {
+                ends.push(key);
+            }
         }
         if names.is_empty() {
-            let ack = self.acknowledgement(kind.commands().1, None, kind);
-            self.outbox.append(&ack);
+            acks = self.acknowledgement(kind.commands().1, None, kind);
         }
+        for key in &ends {
+            consume_budget().await;
+            self.hub.ended(key).await;
+        }
+        self.outbox.append(&acks);
     }
 
     /// `[command, name, count]`: channels and patterns count together, shard channels apart.
