@@ -1,20 +1,21 @@
 //! What was read from a socket and not yet used up.
 //!
-//! Most messages are small: they are read over the stack, so that a connection that waits holds no
-//! buffer. What is left of a large one is read into place.
+//! Most messages are small: they are read over the thread's scratch, so that a connection that waits
+//! holds no buffer. What is left of a large one is read into place.
 
 use std::{
     future::poll_fn,
     io,
-    mem::MaybeUninit,
-    pin::{Pin, pin},
-    task::{Context, Poll, ready},
+    pin::pin,
+    task::{Context, Poll},
 };
 
-use tokio::io::{AsyncRead, AsyncReadExt, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt};
 
-/// Bytes read at once over the stack.
-const STACK_BYTES: usize = 16 * 1024;
+use crate::net::{SCRATCH_BYTES, give_back, poll_read_with};
+
+/// Bytes that are copied to where they stay; with more, the buffer they were read into stays.
+const COPIED_BYTES_MAX: usize = 8 * 1024;
 /// Bytes read at once into place.
 const BULK_BYTES: usize = 256 * 1024;
 
@@ -59,7 +60,7 @@ impl Intake {
     /// Lets go of a buffer that holds nothing and is larger than what may be kept.
     pub(crate) fn release(&mut self, kept_bytes: usize) {
         if self.bytes.is_empty() && self.bytes.capacity() > kept_bytes {
-            self.bytes = Vec::new();
+            give_back(std::mem::take(&mut self.bytes));
         }
     }
 
@@ -83,7 +84,7 @@ impl Intake {
         stream: &mut S,
         wanted: usize,
     ) -> Poll<io::Result<usize>> {
-        if wanted > STACK_BYTES {
+        if wanted > SCRATCH_BYTES {
             self.compact();
             let is_believed = self.bytes.len() >= BELIEVED_BYTES;
             self.bytes.reserve_exact(if is_believed {
@@ -93,12 +94,17 @@ impl Intake {
             });
             return pin!(stream.read_buf(&mut self.bytes)).poll(context);
         }
-        let mut stack = [const { MaybeUninit::uninit() }; STACK_BYTES];
-        let mut read = ReadBuf::uninit(&mut stack);
-        ready!(Pin::new(stream).poll_read(context, &mut read))?;
-        self.compact();
-        self.bytes.extend_from_slice(read.filled());
-        Poll::Ready(Ok(read.filled().len()))
+        poll_read_with(stream, context, |read| {
+            let count = read.len();
+            if self.bytes.is_empty() && count > COPIED_BYTES_MAX {
+                give_back(std::mem::replace(&mut self.bytes, read));
+            } else {
+                self.compact();
+                self.bytes.extend_from_slice(&read);
+                give_back(read);
+            }
+            count
+        })
     }
 
     fn compact(&mut self) {

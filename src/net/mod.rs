@@ -5,9 +5,11 @@
 mod dial;
 mod end_point;
 mod listener;
+mod scratch;
 mod stream;
 pub mod tls;
 
 pub use dial::{Address, DialFault, DialStep, dial};
 pub use listener::Listener;
+pub use scratch::{SCRATCH_BYTES, give_back, poll_read_with};
 pub use stream::Stream;

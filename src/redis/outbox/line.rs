@@ -2,22 +2,19 @@
 
 use std::{
     io::{self, IoSlice},
-    mem::MaybeUninit,
     pin::{Pin, pin},
     task::{Context, Poll, Waker, ready},
 };
 
 use bytes::BytesMut;
 use tokio::{
-    io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf},
+    io::{AsyncReadExt, AsyncWrite},
     time::Instant,
 };
 
 use super::{Bounds, Ending, Intake, Standing, output::Output};
-use crate::net::Stream;
+use crate::net::{SCRATCH_BYTES, Stream, give_back, poll_read_with};
 
-/// Room for each read from a client.
-const SCRATCH_BYTES: usize = 16 * 1024;
 /// Pieces that are written in one call.
 const SLICES_MAX: usize = 64;
 
@@ -205,7 +202,7 @@ impl Line {
 }
 
 impl Intake<'_> {
-    /// A client that waits has no buffer: what comes is read on the stack first, unless it is long.
+    /// A client that waits has no buffer; only what is long is read into place.
     pub(super) fn poll(
         self,
         stream: &mut Stream,
@@ -215,13 +212,14 @@ impl Intake<'_> {
             self.input.reserve(self.bytes);
             return pin!(stream.read_buf(self.input)).poll(context);
         }
-        let mut scratch = [MaybeUninit::uninit(); SCRATCH_BYTES];
-        let mut buffer = ReadBuf::uninit(&mut scratch);
-        ready!(Pin::new(stream).poll_read(context, &mut buffer))?;
-        if self.input.is_empty() && self.input.capacity() < buffer.filled().len() {
-            *self.input = BytesMut::with_capacity(buffer.filled().len());
-        }
-        self.input.extend_from_slice(buffer.filled());
-        Poll::Ready(Ok(buffer.filled().len()))
+        poll_read_with(stream, context, |read| {
+            if self.input.is_empty() && self.input.capacity() < read.len() {
+                *self.input = BytesMut::with_capacity(read.len());
+            }
+            self.input.extend_from_slice(&read);
+            let count = read.len();
+            give_back(read);
+            count
+        })
     }
 }
