@@ -139,24 +139,29 @@ async fn nothing_is_popped_once_everybody_has_left() {
         return;
     };
     let mut direct = gateway.direct().await;
-    for pop in [
-        &["BLPOP", "left-q", "0"][..],
-        &["BLMPOP", "0", "1", "left-q", "RIGHT", "COUNT", "2"],
-    ] {
-        for _ in 0..20 {
-            let mut client = gateway.client(Role::Write).await;
-            join(&mut client, pop).await;
-            drop(client);
-            // While the gateway may not know it yet.
-            direct.send(&["RPUSH", "left-q", "a", "b", "c"]).await;
-            direct.expect(":3\r\n").await;
-            sleep(Duration::from_millis(5)).await;
-            direct.send(&["LRANGE", "left-q", "0", "-1"]).await;
-            direct.send(&["DEL", "left-q"]).await;
-            direct
-                .expect("*3\r\n$1\r\na\r\n$1\r\nb\r\n$1\r\nc\r\n:1\r\n")
-                .await;
+    let key = |round: usize| format!("left-{round}");
+    for round in 0..40 {
+        let key = key(round);
+        direct.send(&["SET", &key, ""]).await;
+        direct.send(&["DEL", &key]).await;
+        direct.expect("+OK\r\n:1\r\n").await;
+        let mut client = gateway.client(Role::Write).await;
+        if round % 2 == 0 {
+            join(&mut client, &["BLPOP", &key, "0"]).await;
+        } else {
+            let pop = ["BLMPOP", "0", "1", &key, "RIGHT", "COUNT", "2"];
+            join(&mut client, &pop).await;
         }
+        drop(client);
+        // While the gateway may not know it yet: what is on its way comes back.
+        direct.send(&["RPUSH", &key, "a", "b", "c"]).await;
+        direct.expect(":3\r\n").await;
+    }
+    until(async || gateway.blocked(&mut direct).await == 0).await;
+    let listed = "return table.concat(redis.call('lrange', KEYS[1], 0, -1))";
+    for round in 0..40 {
+        let ask = ["EVAL", listed, "1", &key(round)];
+        until(async || direct.ask(&ask).await == "abc").await;
     }
 }
 

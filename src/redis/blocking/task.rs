@@ -7,7 +7,7 @@
 use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio::time::{Instant, error::Elapsed, sleep, sleep_until, timeout};
 
 use super::{Outcome, Share, Wish};
 use crate::{
@@ -43,6 +43,9 @@ const HELLO_3: &[u8] = b"*2\r\n$5\r\nHELLO\r\n$1\r\n3\r\n";
 
 /// Replies, and the number in line up to which they say that there was nothing where one is null.
 type Answer = (Vec<Bytes>, u64);
+
+/// What a wait upstream came to.
+type Replies = Result<Result<Vec<Bytes>, AskFault>, Elapsed>;
 
 /// Looks after a line until nobody stands in it.
 pub(super) async fn run(share: Arc<Share>) {
@@ -316,18 +319,19 @@ impl Share {
 }
 
 /// Has a wait ended; its reply, if that has come meanwhile, and whether it was this that ended it.
-async fn end_wait<T>(
-    mut asked: Pin<&mut impl Future<Output = T>>,
+async fn end_wait(
+    mut asked: Pin<&mut impl Future<Output = Replies>>,
     unblocked: impl Future<Output = bool>,
-) -> (Option<T>, bool) {
+) -> (Option<Replies>, bool) {
     let mut unblocked = std::pin::pin!(unblocked);
     tokio::select! {
         biased;
         has_ended = &mut unblocked => (None, has_ended),
         reply = &mut asked => {
+            let is_nothing = matches!(&reply, Ok(Ok(said)) if said.iter().all(|one| wire::is_null(one)));
             // Both are told in the same moment.
-            let has_ended = timeout(AT_ONCE, unblocked).await;
-            (Some(reply), has_ended.unwrap_or(false))
+            let has_ended = is_nothing && timeout(AT_ONCE, unblocked).await.unwrap_or(false);
+            (Some(reply), has_ended)
         }
     }
 }
