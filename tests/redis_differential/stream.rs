@@ -338,12 +338,9 @@ impl Generator<'_> {
 
     /// Subscriptions of all three kinds, with what a subscriber may send in its version.
     fn subscription(&mut self) {
-        // Of its own each time: the server is told of an end when nobody waits for it, so that for a
-        // moment PUBLISH may count a subscriber that has just left.
-        let prefix = format!("{}{}", self.client.prefix, self.units.len());
+        let prefix = self.client.prefix;
         let (one, two) = (format!("{prefix}one"), format!("{prefix}two"));
         let pattern = format!("{prefix}t*");
-        let mut has_left = false;
         let mut bytes = Vec::new();
         for _ in 0..=self.dice.roll(3) {
             bytes.extend(match self.dice.roll(5) {
@@ -363,12 +360,10 @@ impl Generator<'_> {
                 2 => self.send(&["GET", channel]),
                 3 => self.send(&["SPUBLISH", channel, "shard"]),
                 4 => {
-                    has_left = true;
                     // What is under way to a client that takes its leave is not waited for.
                     self.barrier();
                     self.send(&["UNSUBSCRIBE", channel, "absent"]);
                 }
-                _ if has_left => {}
                 _ => self.send(&["PUBLISH", channel, "hear"]),
             }
         }
