@@ -839,3 +839,13 @@ async fn until_contains(client: &mut Client, wanted: &str) {
     }
     client.input.clear();
 }
+
+/// The gateway's number of a client.
+async fn id(client: &mut Client) -> String {
+    client.send(&["CLIENT", "ID"]).await;
+    while !client.input.ends_with(b"\r\n") {
+        client.stream.read_buf(&mut client.input).await.unwrap();
+    }
+    let text = String::from_utf8(std::mem::take(&mut client.input)).unwrap();
+    text.trim_start_matches(':').trim().to_owned()
+}

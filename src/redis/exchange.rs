@@ -20,9 +20,10 @@ use tokio::{
 use super::{
     cluster::Cluster,
     outbox::Outbox,
+    redirect,
     refusal::{self, Plain},
     upstream::Dialer,
-    wire::{ReplyFault, Scanner},
+    wire::{ReplyFault, Scanner, Version},
 };
 use crate::{
     pool::{Lease, Residue},
@@ -53,6 +54,10 @@ pub(super) struct Exchange {
     is_held_back: bool,
     /// The first byte of the last reply.
     kind: u8,
+    /// The last reply was null, which an EXEC that did nothing is answered with.
+    is_null: bool,
+    /// Whose number stands for whose in a reply to `CLIENT TRACKINGINFO`.
+    renumber: Option<(u64, u64)>,
     /// Ready when the server is not the one to use any longer; `None` where that cannot be.
     deposed: Option<Seldom<()>>,
     is_deposed: bool,
@@ -104,6 +109,8 @@ impl Exchange {
             is_cut: false,
             is_held_back: false,
             kind: 0,
+            is_null: false,
+            renumber: None,
             hears: Hears::Nothing,
         }
     }
@@ -123,6 +130,22 @@ impl Exchange {
     /// Whether the last reply was no error.
     pub(super) fn is_accepted(&self) -> bool {
         self.kind != b'-'
+    }
+
+    /// Whether the last reply was an array: that of an EXEC which was carried out.
+    pub(super) fn is_carried_out(&self) -> bool {
+        self.kind == b'*' && !self.is_null
+    }
+
+    /// In which database and version it is from now on.
+    pub(super) fn note_place(&mut self, place: (Version, u32)) {
+        let upstream = &mut self.lease.upstream;
+        (upstream.version, upstream.database) = place;
+    }
+
+    /// Which number of a client stands for which other in replies from now on.
+    pub(super) fn renumber(&mut self, numbers: Option<(u64, u64)>) {
+        self.renumber = numbers;
     }
 
     /// Whether the client has a part of a reply that will not be completed.
@@ -275,10 +298,13 @@ impl Exchange {
                 let mut error = BytesMut::new();
                 refusal::plain(&mut error, Plain::SlotMoving);
                 hand_on(&error, true);
+            } else if let Some(numbers) = self.renumber {
+                hand_on(&redirect::renumbered(&reply, numbers), true);
             } else {
                 hand_on(&reply, true);
             }
             self.kind = frame.kind;
+            self.is_null = reply.starts_with(b"*-1") || frame.kind == b'_';
             self.is_cut = false;
             self.left -= 1;
         }

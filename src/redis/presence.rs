@@ -5,7 +5,7 @@
 use std::{
     net::SocketAddr,
     sync::{
-        Arc,
+        Arc, Weak,
         atomic::{AtomicI64, AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering},
     },
     time::Duration,
@@ -15,7 +15,7 @@ use dashmap::DashMap;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-use super::{subscriptions::Counts, wire::Version};
+use super::{outbox::Outbox, subscriptions::Counts, wire::Version};
 
 /// Everybody who is logged in to one tenant.
 #[derive(Default)]
@@ -26,6 +26,7 @@ pub(super) struct Presences {
 /// One client, as others see it.
 pub(super) struct Presence {
     local: Option<SocketAddr>,
+    outbox: Weak<Outbox>,
     began: Instant,
     database: AtomicU32,
     version: AtomicU8,
@@ -36,6 +37,10 @@ pub(super) struct Presence {
     queued: AtomicI64,
     /// The last command, as the table numbers them.
     command: AtomicU16,
+    /// Where invalidations go: a client's number, 0 for itself, -1 without tracking.
+    redirect: AtomicI64,
+    /// Bytes read and not served yet.
+    unserved: AtomicU32,
     /// Milliseconds from `began` to the last command.
     active: AtomicU64,
     library: Mutex<Library>,
@@ -58,6 +63,8 @@ pub(super) struct Telling {
     pub(super) counts: Counts,
     pub(super) queued: i64,
     pub(super) command: u16,
+    pub(super) redirect: i64,
+    pub(super) unserved: usize,
 }
 
 /// The same, read by others.
@@ -71,6 +78,8 @@ pub(super) struct Seen {
     pub(super) shards: u32,
     pub(super) queued: i64,
     pub(super) command: u16,
+    pub(super) redirect: i64,
+    pub(super) unserved: u32,
     pub(super) idle: Duration,
     pub(super) library: Library,
 }
@@ -84,9 +93,15 @@ pub(super) struct Entry {
 
 impl Presences {
     /// Enters a client.
-    pub(super) fn enter(self: &Arc<Self>, id: u64, local: Option<SocketAddr>) -> Entry {
+    pub(super) fn enter(
+        self: &Arc<Self>,
+        id: u64,
+        local: Option<SocketAddr>,
+        outbox: &Arc<Outbox>,
+    ) -> Entry {
         let own = Arc::new(Presence {
             local,
+            outbox: Arc::downgrade(outbox),
             began: Instant::now(),
             database: AtomicU32::new(0),
             version: AtomicU8::new(2),
@@ -95,12 +110,20 @@ impl Presences {
             shards: AtomicU32::new(0),
             queued: AtomicI64::new(-1),
             command: AtomicU16::new(u16::MAX),
+            redirect: AtomicI64::new(-1),
+            unserved: AtomicU32::new(0),
             active: AtomicU64::new(0),
             library: Mutex::default(),
         });
         self.live.insert(id, Arc::clone(&own));
         let all = Arc::clone(self);
         Entry { all, id, own }
+    }
+
+    /// A client's output, and what is known of it.
+    pub(super) fn reach(&self, id: u64) -> Option<(Arc<Outbox>, Seen)> {
+        let outbox = self.live.get(&id)?.outbox.upgrade()?;
+        Some((outbox, self.see(id)?))
     }
 
     /// What is known of a client.
@@ -117,6 +140,8 @@ impl Presences {
             shards: found.shards.load(Ordering::Relaxed),
             queued: found.queued.load(Ordering::Relaxed),
             command: found.command.load(Ordering::Relaxed),
+            redirect: found.redirect.load(Ordering::Relaxed),
+            unserved: found.unserved.load(Ordering::Relaxed),
             idle: found.began.elapsed().saturating_sub(active),
             library,
         })
@@ -139,6 +164,9 @@ impl Entry {
             .store(count(telling.counts.shards), Ordering::Relaxed);
         own.queued.store(telling.queued, Ordering::Relaxed);
         own.command.store(telling.command, Ordering::Relaxed);
+        own.redirect.store(telling.redirect, Ordering::Relaxed);
+        own.unserved
+            .store(count(telling.unserved), Ordering::Relaxed);
         let active = own.began.elapsed().as_millis();
         own.active
             .store(u64::try_from(active).unwrap_or(u64::MAX), Ordering::Relaxed);

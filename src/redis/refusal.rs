@@ -55,6 +55,12 @@ pub(super) enum Plain {
     LoginBusy,
     /// `CLIENT CACHING` without tracking.
     NotTracking,
+    /// `CLIENT TRACKING` with two clients to redirect to.
+    RedirectTwice,
+    /// `CLIENT TRACKING` with a client to redirect to that is not there.
+    RedirectUnknown,
+    /// `CLIENT KILL ID` with a number that no client can have.
+    ClientId,
     /// A command of a client that is told of every command.
     Monitoring,
     /// The server does not let us mark the end of a client's writes.
@@ -91,6 +97,9 @@ impl Plain {
                 "ERR CLIENT CACHING can be called only when the client is in tracking mode with OPTIN or \
                  OPTOUT mode enabled"
             }
+            Self::RedirectTwice => "ERR A client can only redirect to a single other client",
+            Self::RedirectUnknown => "ERR The client ID you want redirect to does not exist",
+            Self::ClientId => "ERR client-id should be greater than 0",
             Self::Monitoring => "ERR Replica can't interact with the keyspace",
             Self::WaitUnmarked => {
                 "ERR WAIT needs an upstream user that may run SWAPDB, by which the gateway marks the \

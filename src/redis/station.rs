@@ -13,6 +13,7 @@ use super::{
     cluster::Cluster,
     exchange::Exchange,
     presence::Presences,
+    redirect::{Messenger, Messengers},
     settings::Settings,
     subscriptions::{Hub, Nodes},
     trunk::Trunks,
@@ -50,6 +51,7 @@ pub(super) struct Station {
     crowding: Notify,
     shares: Shares,
     presences: Arc<Presences>,
+    messengers: Messengers,
     shutdown: Shutdown,
     /// The database of the connection URL.
     home: u32,
@@ -99,6 +101,7 @@ impl Station {
             crowding: Notify::new(),
             shares: Shares::default(),
             presences: Arc::default(),
+            messengers: Messengers::default(),
             shutdown,
             home,
             highest: AtomicU32::new(home),
@@ -157,6 +160,11 @@ impl Station {
         &self.presences
     }
 
+    /// Upstreams that hear for clients what others redirect to them.
+    pub(super) fn messengers(&self) -> &Messengers {
+        &self.messengers
+    }
+
     pub(super) fn shutdown(&self) -> &Shutdown {
         &self.shutdown
     }
@@ -203,6 +211,28 @@ impl Station {
         };
         let lease = prepared(lease, version, database).await?;
         Ok(Exchange::new(lease, permit, self.cluster.clone()))
+    }
+
+    /// The upstream that hears for a client what others redirect to it; `None`: no more may be kept.
+    pub(super) async fn messenger(&self, target: u64) -> Result<Option<Arc<Messenger>>, Refusal> {
+        if let Some(found) = self.messengers.find(target) {
+            return Ok(Some(found));
+        }
+        let Some(keeper) = self.keep() else {
+            return Ok(None);
+        };
+        let turn = self.turn().await?;
+        let mut lease = self.upstream(None, self.home).await?;
+        let number = lease.upstream.own_number().await.map_err(|fault| {
+            let cause = fault.to_string();
+            Refusal::UpstreamDown { cause }
+        })?;
+        let presences = Arc::clone(&self.presences);
+        let upkeep = (lease, [turn, keeper]);
+        let messenger = self
+            .messengers
+            .begin((number, target), upkeep, presences, &self.shutdown);
+        Ok(Some(messenger))
     }
 
     /// An upstream on that database, in that version or else in the newest that the server speaks.

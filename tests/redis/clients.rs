@@ -2,16 +2,6 @@
 
 use super::*;
 
-/// The gateway's number of a client.
-async fn id(client: &mut Client) -> String {
-    client.send(&["CLIENT", "ID"]).await;
-    while !client.input.ends_with(b"\r\n") {
-        client.stream.read_buf(&mut client.input).await.unwrap();
-    }
-    let text = String::from_utf8(std::mem::take(&mut client.input)).unwrap();
-    text.trim_start_matches(':').trim().to_owned()
-}
-
 #[tokio::test]
 async fn clients_see_each_other_as_they_are() {
     let Some(gateway) = Gateway::start("kin").await else {
@@ -66,6 +56,10 @@ async fn clients_see_each_other_as_they_are() {
         .send(&["CLIENT", "KILL", "TYPE", "pubsub", "USER", "nobody"])
         .await;
     viewer.expect(":0\r\n").await;
+    viewer.send(&["CLIENT", "KILL", "ID", "0"]).await;
+    viewer
+        .expect("-ERR client-id should be greater than 0\r\n")
+        .await;
     viewer.send(&["CLIENT", "KILL", "TYPE", "pubsub"]).await;
     viewer.expect(":1\r\n").await;
     assert!(hearing.is_closed().await);

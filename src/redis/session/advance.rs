@@ -5,7 +5,11 @@
 
 use bytes::{Buf, BytesMut};
 
-use super::{Next, Replies, Session, exclusive::Job, request::Request};
+use super::{
+    Next, Replies, Session,
+    exclusive::{Job, Then},
+    request::Request,
+};
 use crate::{
     redis::{
         cluster,
@@ -288,10 +292,14 @@ impl Session {
         }
         if !policy::may_send_unknown(role)
             || request.name().is_empty()
-            || self.held.is_some()
             || self.queue.is_some()
+            || self.is_modal()
+            || self.is_monitoring()
         {
             return self.decline(request, unknown);
+        }
+        if self.held.is_some() {
+            return self.continue_with(request, request.encoded(), Then::Taint);
         }
         self.exclusively(request, Job::Alone(request.encoded()))
     }

@@ -5,18 +5,21 @@
 
 use std::{sync::Arc, task::Poll};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
+use tokio::sync::OwnedSemaphorePermit;
 
 use super::{
-    Held, Next, Over, Session,
+    Next, Over, Session,
     attend::Wait,
     exclusive::{Job, Then},
+    held::Held,
     request::Request,
 };
 use crate::{
     pool::Residue,
     redis::{
         commands::Command,
+        redirect::Messenger,
         refusal::{self, Plain},
         wire,
     },
@@ -24,12 +27,31 @@ use crate::{
 };
 
 /// Why an upstream is kept for the session.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Bond {
-    /// The server keeps state of this client.
-    State,
+pub(super) struct Tie {
     /// The server tells it of every command.
-    Monitor,
+    is_monitor: bool,
+    /// The server keeps state of this client besides tracking.
+    is_lasting: bool,
+    is_tracking: bool,
+    /// Who hears for another client what is redirected.
+    messenger: Option<Arc<Messenger>>,
+    _place: OwnedSemaphorePermit,
+}
+
+/// A command that makes state of the connection, or speaks of it.
+pub(super) struct Bind {
+    words: Vec<Bytes>,
+    /// Its name.
+    name: String,
+    /// The client that invalidations are redirected to, and the word that says so.
+    target: Option<(usize, u64)>,
+}
+
+impl Bind {
+    fn is_switched_off(&self) -> bool {
+        let switch = self.words.get(2);
+        switch.is_some_and(|word| word.eq_ignore_ascii_case(b"off"))
+    }
 }
 
 impl Session {
@@ -39,93 +61,208 @@ impl Session {
         request: &Request,
         command: &Command,
     ) -> Result<usize, Next> {
-        let mut words = request.words.iter().skip(3);
-        if words.any(|word| word.eq_ignore_ascii_case(b"redirect")) {
-            // The server's numbers of clients are not ours.
-            return self.decline(request, |out| {
-                refusal::unsupported(out, "client tracking with redirect");
-            });
-        }
         let name = command.name.as_str();
         if self.is_routed() {
             // A node would tell of its own keys only.
             return self.decline(request, |out| refusal::unsupported(out, name));
         }
-        if let Some(held) = &self.held {
-            if held.bond.is_none() {
+        let tie = self.held.as_ref().map(|held| held.tie.as_ref());
+        match (tie, name) {
+            (Some(None), _) => {
                 return self.decline(request, |out| refusal::not_in_transaction(out, name));
             }
-            let (command, then) = (request.encoded(), Then::Keep);
-            return self.exclusively(request, Job::Held { command, then });
-        }
-        let bond = match name {
-            "monitor" => Bond::Monitor,
-            "client|caching" => {
+            (Some(Some(tie)), "client|getredir") if tie.messenger.is_some() => {
+                let target = tie.target();
+                self.answer(|out, _| wire::integer(out, target))?;
+                return Ok(request.bytes);
+            }
+            (Some(Some(_)), "client|caching") => {
+                let (command, then) = (request.encoded(), Then::Keep);
+                return self.exclusively(request, Job::Held { command, then });
+            }
+            (None, "client|caching") => {
                 return self.decline(request, |out| refusal::plain(out, Plain::NotTracking));
             }
-            _ if request.word(2).eq_ignore_ascii_case(b"off") => {
+            (None, "client|tracking" | "client|no-touch")
+                if request.word(2).eq_ignore_ascii_case(b"off") =>
+            {
                 self.answer(|out, _| wire::simple(out, "OK"))?;
                 return Ok(request.bytes);
             }
-            _ => Bond::State,
+            _ => {}
+        }
+        let target = match self.redirect_target(request, name) {
+            Ok(target) => target,
+            Err(plain) => return self.decline(request, |out| refusal::plain(out, plain)),
         };
-        let name = command.name.clone();
-        let command = request.encoded();
-        self.exclusively(
-            request,
-            Job::Bind {
-                command,
-                name,
-                bond,
-            },
-        )
+        let bind = Bind {
+            words: request.words.clone(),
+            name: command.name.clone(),
+            target,
+        };
+        self.exclusively(request, Job::Bind(bind))
     }
 
-    /// Takes an upstream for the rest of the session.
-    pub(super) async fn bind(
-        &mut self,
-        command: Bytes,
+    /// Whom `CLIENT TRACKING` redirects to; other options are the server's to judge.
+    fn redirect_target(
+        &self,
+        request: &Request,
         name: &str,
-        bond: Bond,
-    ) -> Result<(), Over> {
-        let Some(member) = &self.member else {
+    ) -> Result<Option<(usize, u64)>, Plain> {
+        let mut target = None;
+        let mut at = 3;
+        while name == "client|tracking" && at + 1 < request.words.len() {
+            if request.word(at).eq_ignore_ascii_case(b"redirect") {
+                if target.is_some() {
+                    return Err(Plain::RedirectTwice);
+                }
+                let number = std::str::from_utf8(request.word(at + 1)).ok();
+                let number = number.and_then(|text| text.parse::<i64>().ok());
+                let number = number.ok_or(Plain::NotInteger)?;
+                let id = u64::try_from(number).ok().filter(|id| {
+                    let presences = self
+                        .member
+                        .as_ref()
+                        .map(|member| member.station.presences());
+                    presences.is_some_and(|presences| presences.see(*id).is_some())
+                });
+                target = Some((at + 1, id.ok_or(Plain::RedirectUnknown)?));
+                at += 1;
+            } else if request.word(at).eq_ignore_ascii_case(b"prefix") {
+                at += 1;
+            }
+            at += 1;
+        }
+        Ok(target)
+    }
+
+    /// Carries out a command on an upstream that is kept for the session from then on.
+    pub(super) async fn bind(&mut self, mut bind: Bind) -> Result<(), Over> {
+        let mut messenger = None;
+        if let Some((at, id)) = bind.target {
+            messenger = self.messenger(id, &bind.name).await?;
+            let (Some(messenger), Some(word)) = (&messenger, bind.words.get_mut(at)) else {
+                return Ok(());
+            };
+            *word = Bytes::from(messenger.number.to_string());
+        }
+        let is_new = self.held.is_none();
+        let Some(mut held) = self.tied(&bind).await? else {
             return Ok(());
         };
-        let Some(place) = member.station.keep() else {
-            self.say(|out, _| refusal::no_upstream(out, name));
+        let mut command = BytesMut::new();
+        wire::encode_command(&mut command, &bind.words);
+        let numbers = held.tie.as_ref().and_then(Tie::numbers);
+        let is_question = bind.name == "client|trackinginfo";
+        held.exchange.renumber(numbers.filter(|_| is_question));
+        let relayed = self.relay(&mut held.exchange, command.freeze(), Wait::Brief);
+        if !relayed.await? {
+            // What it was tracking is gone with it.
+            return if is_new {
+                Ok(())
+            } else {
+                Err(Over(SessionEnd::UpstreamLost))
+            };
+        }
+        held.exchange.renumber(None);
+        if !held.exchange.is_accepted() {
+            if is_new {
+                held.exchange.give_back(Residue::NeedsReset);
+            } else {
+                self.held = Some(held);
+            }
             return Ok(());
+        }
+        if let Some(tie) = &mut held.tie {
+            tie.note(&bind, messenger);
+        }
+        if held.tie.as_ref().is_some_and(Tie::is_over) && !held.is_tainted {
+            held.exchange.give_back(Residue::Clean);
+        } else {
+            self.held = Some(held);
+        }
+        Ok(())
+    }
+
+    /// The upstream that is held for the session, or a new one; `None`: the client knows why not.
+    async fn tied(&mut self, bind: &Bind) -> Result<Option<Held>, Over> {
+        if let Some(held) = self.held.take() {
+            return Ok(Some(held));
+        }
+        let keep = self.member.as_ref().map(|member| member.station.keep());
+        let Some(Some(place)) = keep else {
+            self.say(|out, _| refusal::no_upstream(out, &bind.name));
+            return Ok(None);
         };
         let Some(mut exchange) = self.lease(Wait::Queued).await? else {
-            return Ok(());
+            return Ok(None);
         };
-        exchange.listen(bond == Bond::Monitor);
-        if !self.relay(&mut exchange, command, Wait::Brief).await? {
-            return Ok(());
+        let is_monitor = bind.name == "monitor";
+        exchange.listen(is_monitor);
+        let tie = Tie {
+            is_monitor,
+            is_lasting: is_monitor,
+            is_tracking: false,
+            messenger: None,
+            _place: place,
+        };
+        Ok(Some(Held {
+            tie: Some(tie),
+            ..Held::new(exchange)
+        }))
+    }
+
+    /// The upstream that hears for a client what is redirected to it; `None`: this client knows why not.
+    async fn messenger(&mut self, id: u64, name: &str) -> Result<Option<Arc<Messenger>>, Over> {
+        let Some(member) = &self.member else {
+            return Ok(None);
+        };
+        let station = Arc::clone(&member.station);
+        let found = self.attended(Wait::Queued, station.messenger(id)).await?;
+        match found {
+            Ok(Some(messenger)) => return Ok(Some(messenger)),
+            Ok(None) => self.say(|out, _| refusal::no_upstream(out, name)),
+            Err(refusal) => self.say(|out, _| refusal::refuse(out, &refusal)),
         }
-        if !exchange.is_accepted() {
-            exchange.give_back(Residue::NeedsReset);
-            return Ok(());
+        Ok(None)
+    }
+
+    /// Others that redirect to this client have to hear that it leaves, before it hears that it has.
+    pub(super) async fn leave_redirected(&mut self) {
+        let Some(member) = &self.member else {
+            return;
+        };
+        let station = Arc::clone(&member.station);
+        let Some(messenger) = station.messengers().find(member.seat.id()) else {
+            return;
+        };
+        let number = messenger.number.to_string();
+        let words = ["CLIENT", "KILL", "ID", &number];
+        if let Err(refusal) = station.ask(self.version, self.database, &words).await {
+            tracing::debug!(%refusal, "could not end what is redirected to a client");
         }
-        self.held = Some(Held {
-            exchange,
-            in_multi: false,
-            is_dirty: false,
-            queued: 0,
-            bond: Some((bond, place)),
-        });
-        Ok(())
+        messenger.close();
+    }
+
+    /// Where invalidations go, as `CLIENT LIST` says it.
+    pub(super) fn redirect(&self) -> i64 {
+        let tie = self.held.as_ref().and_then(|held| held.tie.as_ref());
+        let Some(tie) = tie.filter(|tie| tie.is_tracking) else {
+            return -1;
+        };
+        i64::try_from(tie.target()).unwrap_or(i64::MAX)
     }
 
     /// Whether an upstream is held for the session, and not for a transaction at the moment.
     pub(super) fn is_listening(&self) -> bool {
         let held = self.held.as_ref();
-        held.is_some_and(|held| held.bond.is_some() && !held.in_multi)
+        held.is_some_and(|held| held.tie.is_some() && !held.in_multi)
     }
 
     /// Whether it is told of every command.
     pub(super) fn is_monitoring(&self) -> bool {
-        let bond = self.held.as_ref().and_then(|held| held.bond.as_ref());
-        bond.is_some_and(|(bond, _)| *bond == Bond::Monitor)
+        let tie = self.held.as_ref().and_then(|held| held.tie.as_ref());
+        tie.is_some_and(|tie| tie.is_monitor)
     }
 
     /// Waits for bytes from the client, and hands on what the server tells it meanwhile.
@@ -155,5 +292,35 @@ impl Session {
             }
         })
         .await
+    }
+}
+
+impl Tie {
+    /// The client that invalidations go to; 0 for its own.
+    fn target(&self) -> u64 {
+        self.messenger.as_ref().map_or(0, |one| one.target)
+    }
+
+    /// The server's number of where they go, and ours.
+    fn numbers(&self) -> Option<(u64, u64)> {
+        let messenger = self.messenger.as_ref()?;
+        Some((messenger.number, messenger.target))
+    }
+
+    /// A command about it was accepted.
+    fn note(&mut self, bind: &Bind, messenger: Option<Arc<Messenger>>) {
+        match bind.name.as_str() {
+            "client|tracking" => {
+                self.is_tracking = !bind.is_switched_off();
+                self.messenger = messenger;
+            }
+            "client|no-touch" => self.is_lasting = true,
+            _ => {}
+        }
+    }
+
+    /// Whether the server keeps nothing of the client any more.
+    fn is_over(&self) -> bool {
+        !self.is_lasting && !self.is_tracking
     }
 }

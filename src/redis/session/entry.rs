@@ -116,8 +116,12 @@ impl Session {
         };
         let (id, station) = (member.seat.id(), Arc::clone(&member.station));
         if let Some(version) = version.filter(|version| *version != self.version) {
+            self.switch_held(version).await?;
             self.version = version;
             self.trunk = None;
+            if let Some(subscriber) = &mut self.subscriber {
+                subscriber.switch(version);
+            }
         }
         let (version, database) = (self.version, self.database);
         let server = self
@@ -167,7 +171,9 @@ impl Session {
         if !self.name.is_empty() {
             seat.set_label(&self.name);
         }
-        let presence = station.presences().enter(seat.id(), self.local);
+        let presence = station
+            .presences()
+            .enter(seat.id(), self.local, &self.outbox);
         self.member = Some(Member {
             station,
             seat,

@@ -5,7 +5,7 @@ use std::{task::Poll, time::Duration};
 use bytes::{Bytes, BytesMut};
 use tokio::time::{Instant, timeout};
 
-use super::{Held, Over, Session, attend::Wait, bond::Bond, request::Request};
+use super::{Held, Over, Session, attend::Wait, bond::Bind, request::Request};
 use crate::{
     fault::{Effect, Refusal},
     pool::{CloseReason, Residue},
@@ -38,15 +38,8 @@ pub(super) enum Job {
         /// Whether it is MULTI.
         is_multi: bool,
     },
-    /// A command after which the upstream is held for the session.
-    Bind {
-        /// The command.
-        command: Bytes,
-        /// Its name.
-        name: String,
-        /// What it is for.
-        bond: Bond,
-    },
+    /// A command about the upstream that is held for the session.
+    Bind(Bind),
     /// A command on the upstream that is held.
     Held {
         /// The command.
@@ -63,8 +56,10 @@ pub(super) enum Then {
     Keep,
     /// If the command is accepted, commands are queued from now on.
     Queue,
-    /// If the command is accepted, it is on that database.
+    /// If the command is accepted, it is on that database, or will be after EXEC.
     Select(u32),
+    /// Anything may be left on it.
+    Taint,
     /// Nothing is left on it.
     Release,
     /// The transaction could not be carried out: the client hears that instead of the reply.
@@ -123,13 +118,9 @@ impl Session {
                     return self.hang_up().await;
                 }
             }
-            Job::Bind {
-                command,
-                name,
-                bond,
-            } => {
+            Job::Bind(bind) => {
                 self.pinned("session");
-                self.bind(command, &name, bond).await?;
+                self.bind(bind).await?;
             }
             Job::Held { command, then } => self.continue_held(command, then).await?,
         }
@@ -209,8 +200,7 @@ impl Session {
                 .is_ok()
             {
                 self.say(|out, _| refusal::plain(out, refusal::Plain::ExecAbort));
-                self.let_go(held);
-                return Ok(());
+                return self.let_go(held).await;
             }
             return self.lost(&held.exchange);
         }
@@ -218,45 +208,28 @@ impl Session {
             // What was watched and queued is gone with it: the client has to begin anew.
             return Err(Over(SessionEnd::UpstreamLost));
         }
+        let is_accepted = held.exchange.is_accepted();
+        held.queued += i64::from(held.in_multi && is_accepted);
+        held.is_tainted |= then == Then::Taint;
         match then {
-            Then::Select(database) => {
-                if held.exchange.is_accepted() {
-                    self.database = database;
-                }
-                self.held = Some(held);
-            }
-            Then::Release => self.let_go(held),
+            Then::Select(database) if is_accepted && held.in_multi => held.will_select(database),
+            Then::Select(database) if is_accepted => self.enter_database(&mut held, database),
+            Then::Release => return self.let_go(held).await,
             Then::Queue => {
-                held.in_multi = held.exchange.is_accepted();
+                held.in_multi = is_accepted;
                 held.queued = 0;
-                self.held = Some(held);
             }
-            Then::Keep | Then::Abort => {
-                held.queued += i64::from(held.in_multi && held.exchange.is_accepted());
-                self.held = Some(held);
-            }
+            Then::Keep | Then::Taint | Then::Abort | Then::Select(_) => {}
         }
-        Ok(())
-    }
-
-    /// The end of a transaction.
-    fn let_go(&mut self, mut held: Held) {
-        if held.bond.is_none() {
-            return held.exchange.release();
-        }
-        held.in_multi = false;
-        held.is_dirty = false;
         self.held = Some(held);
+        Ok(())
     }
 
     fn hold(&mut self, exchange: Exchange, is_multi: bool) {
         if exchange.is_accepted() {
             self.held = Some(Held {
-                exchange,
                 in_multi: is_multi,
-                is_dirty: false,
-                queued: 0,
-                bond: None,
+                ..Held::new(exchange)
             });
         } else {
             // The server itself has refused WATCH or MULTI: nothing is watched.
@@ -302,7 +275,7 @@ impl Session {
         Ok(outcome.is_ok())
     }
 
-    async fn exchange(
+    pub(super) async fn exchange(
         &mut self,
         exchange: &mut Exchange,
         command: Bytes,
@@ -335,7 +308,7 @@ impl Session {
     }
 
     /// Tells the client that its upstream was lost in the middle of a command.
-    fn lost(&mut self, exchange: &Exchange) -> Result<(), Over> {
+    pub(super) fn lost(&mut self, exchange: &Exchange) -> Result<(), Over> {
         if exchange.is_cut() {
             // A part of a reply cannot be taken back.
             return Err(Over(SessionEnd::UpstreamLost));

@@ -120,7 +120,10 @@ impl Session {
         hello: Hello,
         credentials: Option<Credentials>,
     ) -> Result<usize, Next> {
-        if self.held.is_some() || self.is_subscribed() {
+        // A change of version moves with what is kept for the session; another user cannot.
+        let moves = credentials.is_none() && !self.is_monitoring();
+        let is_busy = self.held.is_some() && !(moves && self.is_listening());
+        if is_busy || (self.is_subscribed() && !moves) {
             return self.decline(request, |out| refusal::plain(out, Plain::LoginBusy));
         }
         if self.outbox.standing().owed > 0 {

@@ -15,6 +15,7 @@ mod bond;
 mod clients;
 mod entry;
 mod exclusive;
+mod held;
 mod local;
 mod request;
 mod roster;
@@ -25,11 +26,11 @@ mod transaction;
 use std::{cell::Cell, net::SocketAddr, sync::Arc};
 
 use bytes::{Buf, Bytes, BytesMut};
-use tokio::{sync::OwnedSemaphorePermit, time::timeout};
+use tokio::time::timeout;
 
+use self::held::Held;
 use super::{
     cluster::Route,
-    exchange::Exchange,
     login::{Credentials, Hello},
     outbox::{Bounds, Outbox},
     presence, refusal,
@@ -120,19 +121,6 @@ enum Replies {
     Off,
     /// Nothing of the next command (`CLIENT REPLY SKIP`).
     SkipNext,
-}
-
-/// An upstream held over several commands.
-struct Held {
-    exchange: Exchange,
-    /// Between MULTI and EXEC.
-    in_multi: bool,
-    /// A command was refused here, so EXEC must fail.
-    is_dirty: bool,
-    /// Commands queued so far.
-    queued: i64,
-    /// It is kept for the session.
-    bond: Option<(bond::Bond, OwnedSemaphorePermit)>,
 }
 
 /// What the session's surroundings want of it.
@@ -261,6 +249,7 @@ impl Session {
             } => Box::pin(self.subscribe(kind, begins, names)).await?,
             Next::Exclusive(job) => Box::pin(self.run_exclusive(job)).await?,
             Next::End(end) => {
+                Box::pin(self.leave_redirected()).await;
                 self.drained().await?;
                 return Ok(Some(end));
             }
@@ -369,6 +358,8 @@ impl Session {
                 counts: subscriber.map(Subscriber::counts).unwrap_or_default(),
                 queued: held.map_or(-1, |held| held.queued),
                 command: self.last.get(),
+                redirect: self.redirect(),
+                unserved: self.input.len(),
             });
         }
     }

@@ -38,6 +38,7 @@ struct Filter {
 enum FilterFault {
     Syntax,
     UnknownType(Vec<u8>),
+    Id,
 }
 
 /// One client with all that is known of it.
@@ -134,8 +135,8 @@ impl Session {
         let _infallible = write!(
             out,
             "id={} addr={} laddr={} fd=0 name={} age={} idle={} flags={} db={} sub={} psub={} \
-             ssub={} multi={} qbuf=0 qbuf-free=0 argv-mem=0 multi-mem=0 rbs=0 rbp=0 obl=0 oll=0 \
-             omem=0 tot-mem=0 events=r cmd={} user={} redir=-1 resp={}",
+             ssub={} multi={} qbuf={} qbuf-free=0 argv-mem=0 multi-mem=0 rbs=0 rbp=0 obl=0 oll=0 \
+             omem=0 tot-mem=0 events=r cmd={} user={} redir={} resp={}",
             client.id,
             client.peer,
             local.map(|local| local.to_string()).unwrap_or_default(),
@@ -148,8 +149,10 @@ impl Session {
             count(|seen| seen.patterns),
             count(|seen| seen.shards),
             seen.map_or(-1, |seen| seen.queued),
+            count(|seen| seen.unserved),
             command.unwrap_or("NULL"),
             client.user,
+            seen.map_or(-1, |seen| seen.redirect),
             seen.map_or(2, |seen| seen.version),
         );
         if let Some(library) = seen.map(|seen| &seen.library) {
@@ -191,7 +194,7 @@ impl Filter {
                 return Err(FilterFault::Syntax);
             };
             match name.to_ascii_lowercase().as_slice() {
-                b"id" => filter.ids.push(number(value)?),
+                b"id" => filter.ids.push(client_id(value)?),
                 b"addr" => filter.address = text(value),
                 b"laddr" => filter.local = text(value),
                 b"user" => filter.user = text(value),
@@ -224,6 +227,7 @@ impl FilterFault {
     fn tell(&self, out: &mut bytes::BytesMut) {
         match self {
             Self::Syntax => refusal::plain(out, Plain::Syntax),
+            Self::Id => refusal::plain(out, Plain::ClientId),
             Self::UnknownType(word) => refusal::unknown_client_type(out, word),
         }
     }
@@ -259,10 +263,12 @@ impl Kin {
 
     fn flags(&self) -> String {
         let is_queueing = self.seen.as_ref().is_some_and(|seen| seen.queued >= 0);
+        let is_tracking = self.seen.as_ref().is_some_and(|seen| seen.redirect >= 0);
         let all = [
             (self.sort() == Sort::Pubsub, 'P'),
             (is_queueing, 'x'),
             (self.is_blocked, 'b'),
+            (is_tracking, 't'),
         ];
         let flags = all.iter().filter(|(is_set, _)| *is_set);
         let flags: String = flags.map(|(_, flag)| flag).collect();
@@ -274,4 +280,14 @@ fn number(word: &[u8]) -> Result<u64, FilterFault> {
     let text = std::str::from_utf8(word).ok();
     text.and_then(|text| text.parse().ok())
         .ok_or(FilterFault::Syntax)
+}
+
+/// A number that a client can have.
+fn client_id(word: &[u8]) -> Result<u64, FilterFault> {
+    let id = number(word).map_err(|_| FilterFault::Id)?;
+    if id == 0 {
+        Err(FilterFault::Id)
+    } else {
+        Ok(id)
+    }
 }

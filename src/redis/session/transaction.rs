@@ -111,6 +111,12 @@ impl Session {
                 });
             }
             (Class::Transaction, "multi", false) => Then::Queue,
+            (Class::Local, "select", _) if !self.is_routed() => {
+                let number = std::str::from_utf8(request.word(1)).ok();
+                // What is no number the server refuses by itself.
+                let number = number.and_then(|text| text.parse().ok());
+                number.map_or(Then::Keep, Then::Select)
+            }
             // Inside a transaction nothing blocks; while only watching it would.
             (Class::Local, "ping" | "echo", true)
             | (
@@ -125,47 +131,28 @@ impl Session {
                 _,
             )
             | (Class::Wait, _, true) => Then::Keep,
+            (Class::Alone, _, _) => Then::Taint,
             (Class::Local, "quit" | "reset", _) | (Class::Local, _, false) => {
-                return self.dispatch_local_held(request, command);
+                return self.dispatch_local(request, command);
             }
-            (Class::Local | Class::Subscribe | Class::Alone | Class::Monitor, _, true) => {
+            (Class::Local | Class::Subscribe | Class::Monitor, _, true) => {
                 return self.decline(request, |out| refusal::not_in_transaction(out, name));
             }
             (Class::Subscribe, _, false) => return self.dispatch_subscribe(request, command),
-            (
-                Class::Alone | Class::Never | Class::Container | Class::Wait | Class::Monitor,
-                _,
-                _,
-            ) => {
+            (Class::Never | Class::Container | Class::Wait | Class::Monitor, _, _) => {
                 return self.decline(request, |out| refusal::unsupported(out, name));
             }
         };
         self.continue_with(request, request.encoded(), then)
     }
 
-    fn continue_with(
+    pub(super) fn continue_with(
         &mut self,
         request: &Request,
         command: Bytes,
         then: Then,
     ) -> Result<usize, Next> {
         self.exclusively(request, Job::Held { command, then })
-    }
-
-    /// While watching, a client may ask for everything but another database.
-    fn dispatch_local_held(&mut self, request: &Request, command: &Command) -> Result<usize, Next> {
-        if command.name == "select" {
-            let number = std::str::from_utf8(request.word(1)).ok();
-            if self.is_listening()
-                && let Some(database) = number.and_then(|text| text.parse().ok())
-            {
-                return self.continue_with(request, request.encoded(), Then::Select(database));
-            }
-            return self.decline(request, |out| {
-                refusal::unsupported(out, "select while watching");
-            });
-        }
-        self.dispatch_local(request, command)
     }
 
     /// The bytes and commands of a transaction that begins here, ends in the buffer, and may go as

@@ -251,6 +251,22 @@ impl Hub {
         state.forget_unwanted(key);
     }
 
+    /// A client hears of its topics in another version from now on.
+    fn switch<'n>(
+        &self,
+        names: impl Iterator<Item = &'n (Kind, Bytes)>,
+        id: u64,
+        version: Version,
+    ) {
+        let mut state = self.state.lock();
+        for name in names {
+            let topic = state.topics.get_mut(name);
+            if let Some(member) = topic.and_then(|topic| topic.members.get_mut(&id)) {
+                member.version = version;
+            }
+        }
+    }
+
     /// Takes a client off a topic. True: the server is asked to end it.
     fn leave(&self, key: &Key, id: u64) -> bool {
         let mut state = self.state.lock();

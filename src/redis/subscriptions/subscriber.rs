@@ -68,6 +68,13 @@ impl Subscriber {
         self.topics.counts
     }
 
+    /// Its client speaks another version from now on.
+    pub(in crate::redis) fn switch(&mut self, version: Version) {
+        self.version = version;
+        let names = self.topics.names.iter();
+        self.hub.switch(names, self.id, version);
+    }
+
     /// Whether it has any subscription.
     pub(in crate::redis) fn is_empty(&self) -> bool {
         self.topics.names.is_empty()

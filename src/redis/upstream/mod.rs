@@ -109,6 +109,13 @@ impl Upstream {
         })
     }
 
+    /// The server's number of it.
+    pub(super) async fn own_number(&mut self) -> Result<u64, AskFault> {
+        let reply = self.ask(&["CLIENT", "ID"]).await?;
+        let number = wire::number_of(&reply).and_then(|number| u64::try_from(number).ok());
+        number.ok_or_else(|| AskFault::Refused("CLIENT ID is no number".to_owned()))
+    }
+
     async fn ask_number(&mut self) -> Result<Number, AskFault> {
         let number = match self.ask(&["CLIENT", "ID"]).await {
             Ok(reply) => wire::number_of(&reply).and_then(|number| u64::try_from(number).ok()),
