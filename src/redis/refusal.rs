@@ -145,6 +145,9 @@ pub(super) fn refuse(out: &mut BytesMut, refusal: &Refusal) {
         } => {
             line(out, "ERR upstream connection lost, command not sent");
         }
+        Refusal::UpstreamDown { cause } if busy(cause).is_some() => {
+            line(out, busy(cause).unwrap_or_default());
+        }
         Refusal::Malformed { what } => line(out, format!("ERR Protocol error: {what}")),
         Refusal::LoginThrottled { .. }
         | Refusal::TenantAmbiguous { .. }
@@ -160,6 +163,11 @@ pub(super) fn refuse(out: &mut BytesMut, refusal: &Refusal) {
         | Refusal::TimedOut { .. }
         | Refusal::Internal => line(out, format!("ERR {refusal}")),
     }
+}
+
+/// Whether a script keeps the server from serving.
+pub(super) fn is_busy(refusal: &Refusal) -> bool {
+    matches!(refusal, Refusal::UpstreamDown { cause } if busy(cause).is_some())
 }
 
 /// Appends the error of a broken frame, after which the client is closed.
@@ -315,6 +323,12 @@ pub(super) fn unmergeable(out: &mut BytesMut, name: &str) {
         out,
         format!("ERR the nodes of the cluster answered {name} in ways that do not fit together"),
     );
+}
+
+/// What a server says that a script keeps busy, in its words: clients know them.
+fn busy(cause: &str) -> Option<&str> {
+    let said = cause.strip_prefix("login: ").unwrap_or(cause);
+    said.starts_with("BUSY ").then_some(said)
 }
 
 /// One line, whatever the text holds: a line break in it would be read as another reply.

@@ -12,6 +12,7 @@ use super::{
     blocking::Shares,
     cluster::Cluster,
     exchange::Exchange,
+    pause::Pause,
     presence::Presences,
     redirect::{Messenger, Messengers},
     settings::Settings,
@@ -22,7 +23,7 @@ use super::{
 };
 use crate::{
     fault::{Effect, Refusal},
-    pool::{CloseReason, Lease, Pool, Residue},
+    pool::{Lease, Pool},
     shutdown::Shutdown,
     tenant::{Generation, Tenant, TenantId},
 };
@@ -52,6 +53,7 @@ pub(super) struct Station {
     shares: Shares,
     presences: Arc<Presences>,
     messengers: Messengers,
+    pause: Pause,
     shutdown: Shutdown,
     /// The database of the connection URL.
     home: u32,
@@ -102,6 +104,7 @@ impl Station {
             shares: Shares::default(),
             presences: Arc::default(),
             messengers: Messengers::default(),
+            pause: Pause::new(),
             shutdown,
             home,
             highest: AtomicU32::new(home),
@@ -163,6 +166,11 @@ impl Station {
     /// Upstreams that hear for clients what others redirect to them.
     pub(super) fn messengers(&self) -> &Messengers {
         &self.messengers
+    }
+
+    /// Whether the server holds writes back.
+    pub(super) fn pause(&self) -> &Pause {
+        &self.pause
     }
 
     pub(super) fn shutdown(&self) -> &Shutdown {
@@ -233,6 +241,22 @@ impl Station {
             .messengers
             .begin((number, target), upkeep, presences, &self.shutdown);
         Ok(Some(messenger))
+    }
+
+    /// An upstream in that version, for what a busy server takes: on any database, and without a turn,
+    /// which may be held by all those whom the script holds up.
+    pub(super) async fn aside(&self, version: Version) -> Result<Lease<Dialer>, Refusal> {
+        let mut lease = self.pool.lease().await.map_err(|error| error.refusal())?;
+        let database = lease.upstream.database;
+        match lease.upstream.prepare(version, database).await {
+            Ok(()) => Ok(lease),
+            Err(fault) => {
+                lease.give_back(fault.residue());
+                Err(Refusal::UpstreamDown {
+                    cause: fault.to_string(),
+                })
+            }
+        }
     }
 
     /// An upstream on that database, in that version or else in the newest that the server speaks.
@@ -333,7 +357,7 @@ async fn prepared(
     match lease.upstream.prepare(version, database).await {
         Ok(()) => Ok(lease),
         Err(fault) => {
-            lease.give_back(Residue::Broken(CloseReason::Dirty));
+            lease.give_back(fault.residue());
             Err(Refusal::UpstreamDown {
                 cause: fault.to_string(),
             })

@@ -354,7 +354,12 @@ impl Cluster {
                 Ok(lease) => lease,
                 Err(refusal) => return self.give_up(node, &refusal),
             };
-            let trunk = trunk::open(lease, self.patience, &self.shutdown);
+            let trunk = trunk::open(
+                lease,
+                (self.patience, false),
+                Arc::default(),
+                &self.shutdown,
+            );
             let mut state = node.state.lock();
             state.waiting_bytes = 0;
             while let Some(errand) = state.waiting.pop_front() {

@@ -13,11 +13,11 @@ use super::{
 use crate::{
     redis::{
         cluster,
-        commands::{Class, Command, Lookup},
+        commands::{Access, Class, Command, Lookup},
         policy::{self, Verdict},
         refusal,
         subscriptions::Count,
-        trunk::{Commands, Correct, Fate, Rejected},
+        trunk::{Commands, Correct, Fate, Rejected, is_script},
         wire::{Decoder, Step},
     },
     telemetry::SessionEnd,
@@ -34,6 +34,7 @@ const WINDOW_BYTES: usize = 4 * 1024 * 1024;
 struct Run {
     bytes: usize,
     replies: usize,
+    has_script: bool,
 }
 
 impl Session {
@@ -55,6 +56,7 @@ impl Session {
             {
                 run.bytes += bytes;
                 run.replies += 1;
+                run.has_script |= is_script(self.decoder.arg(rest, 0));
                 continue;
             }
             room = room.saturating_sub(run.replies);
@@ -111,6 +113,7 @@ impl Session {
         };
         if self.held.is_some()
             || self.is_routed()
+            || self.queue.is_some()
             || self.is_modal()
             || self.replies != Replies::On
             || !self.decoder.is_canonical()
@@ -129,7 +132,8 @@ impl Session {
             {
                 self.last.set(command.row);
                 let args = std::iter::empty();
-                policy::judge(command, member.role, args) == Verdict::Allowed
+                (command.access != Access::Write || !member.station.pause().is_on())
+                    && policy::judge(command, member.role, args) == Verdict::Allowed
             }
             _ => false,
         }
@@ -143,7 +147,8 @@ impl Session {
         // Taken out for the call only, which needs the rest of the session.
         let mut input = std::mem::take(&mut self.input);
         let bytes = input.get(..run.bytes).unwrap_or_default();
-        let outcome = self.submit(bytes, run.replies, Fate::Forward);
+        let fate = Fate::Forward;
+        let outcome = self.submit((bytes, run.has_script), run.replies, fate);
         match &outcome {
             Ok(()) => {
                 input.advance(run.bytes);
@@ -157,13 +162,18 @@ impl Session {
     }
 
     /// Gives commands to the trunk, in their place after what is under way.
-    pub(super) fn submit(&mut self, bytes: &[u8], replies: usize, fate: Fate) -> Result<(), Next> {
-        self.submit_as(bytes, replies, fate, None)
+    pub(super) fn submit(
+        &mut self,
+        commands: (&[u8], bool),
+        replies: usize,
+        fate: Fate,
+    ) -> Result<(), Next> {
+        self.submit_as(commands, replies, fate, None)
     }
 
     fn submit_as(
         &mut self,
-        bytes: &[u8],
+        (bytes, has_script): (&[u8], bool),
         replies: usize,
         fate: Fate,
         count: Option<Box<dyn Correct>>,
@@ -173,6 +183,7 @@ impl Session {
             replies,
             database: self.database,
             fate,
+            has_script,
         };
         if self.trunk.is_none() {
             let member = self.member.as_ref().ok_or(Next::End(SessionEnd::Goodbye))?;
@@ -186,6 +197,10 @@ impl Session {
         match submitted {
             Ok(()) => Ok(()),
             Err(Rejected::Full) => Err(Next::Room),
+            Err(Rejected::Stuck) => {
+                self.trunk = None;
+                Err(Next::Trunk)
+            }
             Err(Rejected::Closed) => {
                 let owed = self.outbox.standing().owed > 0;
                 // Its errors come first; then another trunk carries the command.
@@ -251,6 +266,7 @@ impl Session {
         {
             return self.reject(request, |out| refusal::subscribed(out, &command.name));
         }
+        self.note_pause(request, command);
         if self.queue.is_some() {
             return self.dispatch_queued(request, command);
         }
@@ -258,6 +274,11 @@ impl Session {
             return self.dispatch_held(request, command);
         }
         match command.class {
+            Class::Shared | Class::Counted | Class::Admin | Class::Stream
+                if self.is_held_back(request, command) =>
+            {
+                self.exclusively(request, Job::Block(request.encoded(), None))
+            }
             Class::Counted => self.share_counted(request, command),
             Class::Shared | Class::Admin | Class::Filtered => self.share(request),
             Class::Stream if !request.has_block() => self.share(request),
@@ -270,6 +291,9 @@ impl Session {
                 self.decline(request, |out| refusal::unsupported(out, &command.name))
             }
             Class::Wait => self.exclusively(request, Job::Wait(request.encoded())),
+            Class::Alone if ["script|kill", "function|kill"].contains(&command.name.as_str()) => {
+                self.exclusively(request, Job::Aside(request.encoded()))
+            }
             Class::Alone => self.exclusively(request, Job::Alone(request.encoded())),
             Class::Local => self.dispatch_local(request, command),
             Class::Transaction => self.dispatch_transaction(request, command),
@@ -277,6 +301,28 @@ impl Session {
             Class::Monitor => self.dispatch_bond(request, command),
             Class::Never | Class::Container => {
                 self.decline(request, |out| refusal::unsupported(out, &command.name))
+            }
+        }
+    }
+
+    /// Whether the server holds back a write, so that it must not go over a trunk.
+    fn is_held_back(&self, request: &Request, command: &Command) -> bool {
+        let Some(member) = self.member.as_ref().filter(|_| !self.is_routed()) else {
+            return false;
+        };
+        let blocks = command.class == Class::Stream && request.has_block();
+        command.access == Access::Write && !blocks && member.station.pause().is_on()
+    }
+
+    /// Notes what becomes of the tenant's writes. Inside a transaction it is a little early, which only
+    /// costs the others a lease.
+    fn note_pause(&self, request: &Request, command: &Command) {
+        if let Some(member) = &self.member {
+            let pause = member.station.pause();
+            match command.name.as_str() {
+                "client|pause" => pause.begin(request.word(2), request.word(3)),
+                "client|unpause" => pause.end(),
+                _ => {}
             }
         }
     }
@@ -317,7 +363,8 @@ impl Session {
         } else {
             Fate::Forward
         };
-        self.submit(&request.encoded(), 1, fate)?;
+        let command = (&request.encoded()[..], is_script(request.name()));
+        self.submit(command, 1, fate)?;
         self.heard();
         Ok(request.bytes)
     }
@@ -332,7 +379,8 @@ impl Session {
         if self.is_routed() {
             return self.route_counted(request, Box::new(count));
         }
-        self.submit_as(&request.encoded(), 1, Fate::Forward, Some(Box::new(count)))?;
+        let count = Box::new(count);
+        self.submit_as((&request.encoded(), false), 1, Fate::Forward, Some(count))?;
         Ok(request.bytes)
     }
 

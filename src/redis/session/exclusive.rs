@@ -31,6 +31,8 @@ pub(super) enum Job {
     Wait(Bytes),
     /// A command that may leave anything behind.
     Alone(Bytes),
+    /// A command that a busy server takes.
+    Aside(Bytes),
     /// WATCH or MULTI, after which the upstream is held.
     Hold {
         /// The command.
@@ -108,16 +110,8 @@ impl Session {
                     exchange.give_back(Residue::Broken(CloseReason::Dirty));
                 }
             }
-            Job::Hold { command, is_multi } => {
-                self.pinned(if is_multi { "multi" } else { "watch" });
-                if let Some(mut exchange) = self.lease(Wait::Queued).await?
-                    && self.relay(&mut exchange, command, Wait::Brief).await?
-                {
-                    self.hold(exchange, is_multi);
-                } else {
-                    return self.hang_up().await;
-                }
-            }
+            Job::Aside(command) => self.ask_aside(command).await?,
+            Job::Hold { command, is_multi } => self.begin_hold(command, is_multi).await?,
             Job::Bind(bind) => {
                 self.pinned("session");
                 self.bind(bind).await?;
@@ -125,6 +119,53 @@ impl Session {
             Job::Held { command, then } => self.continue_held(command, then).await?,
         }
         self.heard();
+        Ok(())
+    }
+
+    async fn begin_hold(&mut self, command: Bytes, is_multi: bool) -> Result<(), Over> {
+        self.pinned(if is_multi { "multi" } else { "watch" });
+        match self.leased(Wait::Queued).await? {
+            Ok(mut exchange) => {
+                if self.relay(&mut exchange, command, Wait::Brief).await? {
+                    self.hold(exchange, is_multi);
+                    return Ok(());
+                }
+            }
+            Err(refusal) if is_multi && refusal::is_busy(&refusal) => {
+                // Nothing is owed, so that it cannot fail.
+                return self
+                    .begin_doomed()
+                    .map_err(|_| Over(SessionEnd::UpstreamLost));
+            }
+            Err(refusal) => self.say(|out, _| refusal::refuse(out, &refusal)),
+        }
+        self.hang_up().await
+    }
+
+    /// Sends a command that a busy server takes, past everybody who has to wait.
+    async fn ask_aside(&mut self, command: Bytes) -> Result<(), Over> {
+        let Some(member) = &self.member else {
+            return Ok(());
+        };
+        let (station, version) = (std::sync::Arc::clone(&member.station), self.version);
+        let asked = self.attended(Wait::Queued, async move {
+            let mut lease = station.aside(version).await?;
+            let replies = lease.upstream.converse(&command, 1).await;
+            match replies.map(|mut replies| replies.pop().unwrap_or_default()) {
+                Ok(reply) => {
+                    lease.give_back(Residue::Clean);
+                    Ok(reply)
+                }
+                Err(_) => Err(Refusal::UpstreamLost {
+                    effect: Effect::Unknown,
+                }),
+            }
+        });
+        let asked = asked.await?;
+        self.say(|out, _| match &asked {
+            Ok(reply) => out.extend_from_slice(reply),
+            Err(refusal) => refusal::refuse(out, refusal),
+        });
         Ok(())
     }
 
@@ -239,24 +280,27 @@ impl Session {
 
     /// An upstream of the client's own; `None`: the client has been told why not.
     pub(super) async fn lease(&mut self, wait: Wait) -> Result<Option<Exchange>, Over> {
-        let Some(member) = &self.member else {
-            return Err(Over(SessionEnd::UpstreamLost));
-        };
-        let station = std::sync::Arc::clone(&member.station);
-        let (version, database) = (self.version, self.database);
-        let leased = match self.attended(wait, station.turn()).await? {
-            Ok(permit) => {
-                let lease = station.lease(permit, (version, database), self.slot);
-                self.attended(Wait::Brief, lease).await?
-            }
-            Err(refusal) => Err(refusal),
-        };
-        match leased {
+        match self.leased(wait).await? {
             Ok(exchange) => Ok(Some(exchange)),
             Err(refusal) => {
                 self.say(|out, _| refusal::refuse(out, &refusal));
                 Ok(None)
             }
+        }
+    }
+
+    async fn leased(&mut self, wait: Wait) -> Result<Result<Exchange, Refusal>, Over> {
+        let Some(member) = &self.member else {
+            return Err(Over(SessionEnd::UpstreamLost));
+        };
+        let station = std::sync::Arc::clone(&member.station);
+        let (version, database) = (self.version, self.database);
+        match self.attended(wait, station.turn()).await? {
+            Ok(permit) => {
+                let lease = station.lease(permit, (version, database), self.slot);
+                self.attended(Wait::Brief, lease).await
+            }
+            Err(refusal) => Ok(Err(refusal)),
         }
     }
 

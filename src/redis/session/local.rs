@@ -22,6 +22,7 @@ impl Session {
         command: &Command,
     ) -> Result<usize, Next> {
         match command.name.as_str() {
+            "ping" if self.is_server_busy() => return self.share(request),
             "ping" if self.is_modal() && request.words.len() < 3 => self.answer(|out, _| {
                 wire::array(out, 2);
                 wire::bulk(out, b"pong");
@@ -52,6 +53,13 @@ impl Session {
             _ => return self.dispatch_client(request, command),
         }
         Ok(request.bytes)
+    }
+
+    /// Whether a script keeps the server from serving, as far as is known: it is for the server to say.
+    fn is_server_busy(&self) -> bool {
+        let member = self.member.as_ref();
+        let is_stuck = member.is_some_and(|member| member.station.trunks().is_stuck());
+        is_stuck && self.held.is_none() && !self.is_modal() && !self.is_routed()
     }
 
     fn select(&mut self, request: &Request) -> Result<usize, Next> {
@@ -87,7 +95,7 @@ impl Session {
             database,
             is_silent: self.is_silent(),
         };
-        self.submit(&request.encoded(), 1, fate)?;
+        self.submit((&request.encoded(), false), 1, fate)?;
         self.heard();
         self.input.advance(request.bytes);
         Err(Next::Settled(0))

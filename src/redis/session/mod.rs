@@ -292,13 +292,19 @@ impl Session {
     /// Answers the next command in the buffer with a refusal; nothing is owed.
     async fn refuse_next(&mut self, refusal: &Refusal) -> Result<(), Over> {
         let limits = self.limits();
-        if let Ok(Step::Command { bytes }) = self.decoder.decode(&self.input, limits)
-            && self.answer(|out, _| refusal::refuse(out, refusal)).is_ok()
-        {
-            let name = self.decoder.arg(&self.input, 0);
-            let is_multi = name.eq_ignore_ascii_case(b"multi");
+        let Ok(Step::Command { bytes }) = self.decoder.decode(&self.input, limits) else {
+            return Ok(());
+        };
+        let name = self.decoder.arg(&self.input, 0);
+        let is_multi = name.eq_ignore_ascii_case(b"multi");
+        let answered = if is_multi && refusal::is_busy(refusal) {
+            self.begin_doomed()
+        } else {
+            self.answer(|out, _| refusal::refuse(out, refusal))
+        };
+        if answered.is_ok() {
             self.input.advance(bytes);
-            if is_multi {
+            if is_multi && self.queue.is_none() {
                 return self.hang_up().await;
             }
         }

@@ -27,6 +27,16 @@ pub(super) struct Queue {
 }
 
 impl Queue {
+    /// A transaction that cannot be carried out, whatever is queued.
+    fn doomed() -> Self {
+        Self {
+            bytes: BytesMut::new(),
+            commands: 1,
+            slot: None,
+            is_dirty: true,
+        }
+    }
+
     /// A command of it was refused: it cannot be carried out any more.
     pub(super) fn spoil(&mut self) {
         self.is_dirty = true;
@@ -103,6 +113,13 @@ impl Session {
         Ok(request.bytes)
     }
 
+    /// MULTI while the server is busy: it takes that, refuses what is queued, and so the EXEC.
+    pub(super) fn begin_doomed(&mut self) -> Result<(), Next> {
+        self.answer(|out, _| wire::simple(out, "OK"))?;
+        self.queue = Some(Queue::doomed());
+        Ok(())
+    }
+
     /// Any command between MULTI and EXEC, after the policy has allowed it.
     pub(super) fn dispatch_queued(
         &mut self,
@@ -150,7 +167,9 @@ impl Session {
             return Ok(request.bytes);
         };
         let slot = slot_of(&request.words);
-        let is_crossing = slot.is_some() && queue.slot.is_some() && slot != queue.slot;
+        // Those of a cluster only; without one nothing is queued here that could be carried out.
+        let is_crossing =
+            self.is_routed() && slot.is_some() && queue.slot.is_some() && slot != queue.slot;
         if is_crossing {
             return self.decline(request, |out| refusal::plain(out, Plain::CrossSlot));
         }
@@ -158,7 +177,7 @@ impl Session {
             return self.decline(request, |out| refusal::plain(out, Plain::Crowded));
         }
         self.answer(|out, _| wire::simple(out, "QUEUED"))?;
-        if let Some(queue) = &mut self.queue {
+        if let Some(queue) = self.queue.as_mut().filter(|queue| !queue.is_dirty) {
             queue.slot = queue.slot.or(slot);
             queue.bytes.put_slice(&request.encoded());
             queue.commands += 1;

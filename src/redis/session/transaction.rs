@@ -14,7 +14,7 @@ use crate::redis::{
     commands::{Class, Command, Lookup},
     policy::{self, Verdict},
     refusal::{self, Plain},
-    trunk::Fate,
+    trunk::{Fate, is_script},
     wire::{self, Decoder, Step},
 };
 
@@ -43,9 +43,9 @@ impl Session {
                 // Only MULTI itself would be skipped, and the block has one fate.
                 if is_multi
                     && self.replies != Replies::SkipNext
-                    && let Some((bytes, replies)) = self.whole_transaction()
+                    && let Some((bytes, replies, has_script)) = self.whole_transaction()
                 {
-                    return self.submit_transaction(bytes, replies);
+                    return self.submit_transaction(bytes, replies, has_script);
                 }
                 self.exclusively(
                     request,
@@ -157,10 +157,14 @@ impl Session {
 
     /// The bytes and commands of a transaction that begins here, ends in the buffer, and may go as
     /// it is.
-    fn whole_transaction(&self) -> Option<(usize, usize)> {
-        let role = self.member.as_ref()?.role;
+    fn whole_transaction(&self) -> Option<(usize, usize, bool)> {
+        let member = self.member.as_ref()?;
+        if member.station.pause().is_on() {
+            return None;
+        }
+        let role = member.role;
         let mut decoder = Decoder::default();
-        let (mut bytes, mut commands) = (0, 0);
+        let (mut bytes, mut commands, mut has_script) = (0, 0, false);
         while commands < BLOCK_COMMANDS_MAX {
             let rest = self.input.get(bytes..)?;
             let step = decoder.decode(rest, self.limits()).ok()?;
@@ -181,9 +185,10 @@ impl Session {
             }
             bytes += length;
             commands += 1;
+            has_script |= is_script(name);
             match (command.class, command.name.as_str()) {
                 (Class::Transaction, "exec" | "discard") if decoder.len() == 1 => {
-                    return Some((bytes, commands));
+                    return Some((bytes, commands, has_script));
                 }
                 (Class::Transaction, "multi") if commands == 1 && decoder.len() == 1 => {}
                 // Nothing blocks inside a transaction; the rest is queued as it is.
@@ -204,7 +209,12 @@ impl Session {
         None
     }
 
-    fn submit_transaction(&mut self, bytes: usize, replies: usize) -> Result<usize, Next> {
+    fn submit_transaction(
+        &mut self,
+        bytes: usize,
+        replies: usize,
+        has_script: bool,
+    ) -> Result<usize, Next> {
         let input = std::mem::take(&mut self.input);
         let fate = if self.is_silent() {
             Fate::Drop
@@ -212,7 +222,7 @@ impl Session {
             Fate::Forward
         };
         let block = input.get(..bytes).unwrap_or_default();
-        let outcome = self.submit(block, replies, fate);
+        let outcome = self.submit((block, has_script), replies, fate);
         self.input = input;
         outcome?;
         self.heard();

@@ -37,6 +37,10 @@ pub(super) struct Link {
     pub(super) in_flight: VecDeque<Entry>,
     /// When a byte last moved.
     pub(super) moved: Instant,
+    /// When a byte last came, or the first command was written after all others had been answered.
+    pub(super) came: Instant,
+    /// Where scripts begin that are under way.
+    pub(super) scripts: VecDeque<u64>,
     /// Writes whose last reply has not come.
     pub(super) batches: usize,
     scanner: Scanner,
@@ -64,12 +68,26 @@ impl Link {
             incoming: BytesMut::new(),
             in_flight: VecDeque::new(),
             moved: Instant::now(),
+            came: Instant::now(),
+            scripts: VecDeque::new(),
             batches: 0,
             scanner: Scanner::default(),
             reign,
             touched: Vec::new(),
             is_cut: false,
         }
+    }
+
+    /// Whether the next reply is that of a script.
+    pub(super) fn is_behind_script(&mut self) -> bool {
+        let Some(next) = self.in_flight.front().map(|entry| entry.begins) else {
+            self.scripts.clear();
+            return false;
+        };
+        while self.scripts.front().is_some_and(|begins| *begins < next) {
+            self.scripts.pop_front();
+        }
+        self.scripts.front() == Some(&next)
     }
 
     /// Cuts what has been read and hands it to whom it belongs.

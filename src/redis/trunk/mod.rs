@@ -14,14 +14,17 @@
 
 mod asked;
 mod link;
+mod scripts;
 mod set;
 mod task;
 
+pub(super) use scripts::is_script;
 pub(super) use set::{Trunks, open};
 pub(super) use task::Patience;
 
 use std::{
-    sync::Arc,
+    collections::VecDeque,
+    sync::{Arc, atomic::AtomicUsize},
     task::{Context, Poll, Waker},
 };
 
@@ -29,6 +32,7 @@ use bytes::{Bytes, BytesMut};
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
+use self::scripts::Scripts;
 use super::{
     outbox::Outbox,
     wire::{self, Version},
@@ -79,6 +83,7 @@ pub(super) trait Correct: Send {
 /// The handle by which sessions use a trunk.
 pub(super) struct Trunk {
     version: Version,
+    scripts: Scripts,
     inbox: Arc<Mutex<Inbox>>,
 }
 
@@ -93,6 +98,8 @@ pub(super) struct Commands<'a> {
     pub(super) database: u32,
     /// What becomes of their replies.
     pub(super) fate: Fate,
+    /// Whether a script is among them, behind which the others may have to wait for long.
+    pub(super) has_script: bool,
 }
 
 /// What becomes of a reply.
@@ -118,6 +125,8 @@ pub(super) enum Rejected {
     Closed,
     /// Too much waits; see [`Trunk::poll_room`].
     Full,
+    /// It waits for a script, and this client has nothing to wait for on it.
+    Stuck,
 }
 
 /// What sessions and the trunk's task share.
@@ -137,6 +146,8 @@ struct Inbox {
     closed: bool,
     /// Bytes gathered since the trunk was opened.
     gathered: u64,
+    /// Where scripts begin in them, of those that the task has not taken over yet.
+    scripts: VecDeque<u64>,
 }
 
 /// Replies that are owed, to whom.
@@ -167,7 +178,7 @@ enum Kind {
 }
 
 impl Trunk {
-    fn new(version: Version, database: u32) -> Self {
+    fn new(version: Version, database: u32, busy: Arc<AtomicUsize>) -> Self {
         let inbox = Inbox {
             bytes: BytesMut::new(),
             entries: Vec::new(),
@@ -178,9 +189,11 @@ impl Trunk {
             waiting: Vec::new(),
             closed: false,
             gathered: 0,
+            scripts: VecDeque::new(),
         };
         Self {
             version,
+            scripts: Scripts::new(busy),
             inbox: Arc::new(Mutex::new(inbox)),
         }
     }
@@ -188,6 +201,11 @@ impl Trunk {
     /// Whether it takes no more commands.
     pub(super) fn is_closed(&self) -> bool {
         self.inbox.lock().closed
+    }
+
+    /// Whether a script holds up what is on it.
+    fn is_stuck(&self) -> bool {
+        self.scripts.is_stuck()
     }
 
     /// Takes commands of a client; replies to them are owed from now on.
@@ -222,6 +240,11 @@ impl Trunk {
         if inbox.bytes.len() >= INBOX_BYTES_MAX {
             return Err(Rejected::Full);
         }
+        // A SELECT would be refused, too, and what follows it could run after the script.
+        let is_elsewhere = self.scripts.is_any_stuck() && inbox.database != commands.database;
+        if (self.is_stuck() || is_elsewhere) && client.standing().owed == 0 {
+            return Err(Rejected::Stuck);
+        }
         client.owe(commands.replies);
         if inbox.database != commands.database {
             inbox.select(commands.database, Kind::Swallow);
@@ -233,6 +256,10 @@ impl Trunk {
             begins: inbox.gathered,
             ends_batch: false,
         };
+        if commands.has_script {
+            let begins = inbox.gathered;
+            inbox.scripts.push_back(begins);
+        }
         inbox.push(entry, commands.bytes);
         if matches!(commands.fate, Fate::Select { .. }) {
             // Whether the server liked it or not, the trunk is where it was afterwards.

@@ -1,6 +1,12 @@
 //! The trunks of one tenant: found or opened by protocol version and database.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
 use parking_lot::Mutex;
 use tokio::time::Instant;
@@ -26,6 +32,8 @@ pub(in crate::redis) struct Trunks {
     shutdown: Shutdown,
     patience: Patience,
     open_max: usize,
+    /// How many are stuck behind a script.
+    stuck: Arc<AtomicUsize>,
     open: Mutex<Vec<Open>>,
     /// The server's version, as the last one opened was told.
     server: Mutex<Option<Arc<str>>>,
@@ -57,25 +65,37 @@ impl Trunks {
             shutdown,
             patience: Patience::of(settings),
             open_max: trunks_max,
+            stuck: Arc::default(),
             open: Mutex::default(),
             server: Mutex::new(None),
             opening: tokio::sync::Mutex::new(None),
         }
     }
 
+    /// Whether a script holds up one of them.
+    pub(in crate::redis) fn is_stuck(&self) -> bool {
+        self.stuck.load(Ordering::Relaxed) > 0
+    }
+
     /// An open trunk for that version, preferably one that is on that database.
+    ///
+    /// While a script holds one up, only one that is on the database and free of it.
     pub(in crate::redis) fn find(&self, version: Version, database: u32) -> Option<Arc<Trunk>> {
         let mut open = self.open.lock();
         open.retain(|one| !one.trunk.is_closed());
+        let is_stuck = self.is_stuck();
         let mut found: Option<&Open> = None;
         for one in open.iter().filter(|one| one.trunk.version == version) {
+            if one.trunk.is_stuck() {
+                continue;
+            }
             if one.database == database {
                 return Some(Arc::clone(&one.trunk));
             }
             found = found.or(Some(one));
         }
         // Another database's is shared only when there may be no more.
-        let shared = open.len() >= self.open_max;
+        let shared = open.len() >= self.open_max && !is_stuck;
         found.filter(|_| shared).map(|one| Arc::clone(&one.trunk))
     }
 
@@ -129,10 +149,11 @@ impl Trunks {
     }
 
     async fn open(&self, version: Version, database: u32) -> Result<Arc<Trunk>, CheckoutError> {
+        let is_extra = self.is_stuck() && self.count() >= self.open_max;
         let mut lease = self.pool.lease().await?;
         if let Err(fault) = lease.upstream.prepare(version, database).await {
             let cause = fault.to_string();
-            lease.give_back(Residue::Broken(CloseReason::Dirty));
+            lease.give_back(fault.residue());
             let hint = "the server must accept HELLO and SELECT";
             return Err(CheckoutError::DialFailed(DialFault::new(
                 DialStep::Login,
@@ -141,7 +162,8 @@ impl Trunks {
             )));
         }
         *self.server.lock() = Some(Arc::clone(&lease.upstream.server));
-        let trunk = open(lease, self.patience, &self.shutdown);
+        let stuck = Arc::clone(&self.stuck);
+        let trunk = open(lease, (self.patience, is_extra), stuck, &self.shutdown);
         self.open.lock().push(Open {
             trunk: Arc::clone(&trunk),
             database,
@@ -153,14 +175,15 @@ impl Trunks {
 /// Makes a trunk of a lease.
 pub(in crate::redis) fn open(
     lease: Lease<Dialer>,
-    patience: Patience,
+    (patience, is_extra): (Patience, bool),
+    stuck: Arc<AtomicUsize>,
     shutdown: &Shutdown,
 ) -> Arc<Trunk> {
     let upstream = &lease.upstream;
-    let trunk = Arc::new(Trunk::new(upstream.version, upstream.database));
+    let trunk = Arc::new(Trunk::new(upstream.version, upstream.database, stuck));
     let (kept, until) = (Arc::clone(&trunk), shutdown.clone());
     shutdown.spawn("redis-trunk", async move {
-        drive(lease, &kept, patience, &until).await;
+        drive(lease, &kept, (patience, is_extra), &until).await;
     });
     trunk
 }
@@ -168,14 +191,21 @@ pub(in crate::redis) fn open(
 /// Runs a trunk on its lease, and gives the lease back as the trunk's end allows.
 ///
 /// While the gateway drains, it ends as soon as nothing is under way.
-async fn drive(mut lease: Lease<Dialer>, trunk: &Trunk, patience: Patience, shutdown: &Shutdown) {
-    let inbox = Arc::clone(&trunk.inbox);
+async fn drive(
+    mut lease: Lease<Dialer>,
+    trunk: &Trunk,
+    (patience, is_extra): (Patience, bool),
+    shutdown: &Shutdown,
+) {
+    let inbox = (Arc::clone(&trunk.inbox), trunk.scripts.clone());
     let pool = Arc::clone(lease.pool());
     let (opened, generation) = (Instant::now(), pool.tenant().generation);
     let is_retired = || {
         opened.elapsed() > AGE_MAX
             || pool.tenant().generation != generation
             || shutdown.is_draining()
+            // It stood in for one that was stuck.
+            || (is_extra && !trunk.scripts.is_any_stuck())
     };
     let upstream = &mut lease.upstream;
     let fault = Driver::new(upstream, inbox, patience, is_retired)

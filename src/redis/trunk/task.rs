@@ -17,7 +17,11 @@ use tokio::{
     time::{Instant, Sleep, sleep_until},
 };
 
-use super::{BATCH_BYTES, INBOX_BYTES_KEPT_MAX, Inbox, link::Link};
+use super::{
+    BATCH_BYTES, INBOX_BYTES_KEPT_MAX, Inbox,
+    link::Link,
+    scripts::{STUCK_AFTER, Scripts},
+};
 use crate::{
     net::Stream,
     redis::{settings::Settings, upstream::Upstream, wire::ReplyFault},
@@ -91,6 +95,7 @@ pub(super) struct Driver<'s> {
     is_retired: Box<dyn Fn() -> bool + Send + 's>,
     /// Ready when the server is not the one to use any longer; `None` where that cannot be.
     deposed: Option<Seldom<()>>,
+    scripts: Scripts,
     link: Link,
 }
 
@@ -105,7 +110,7 @@ enum Turn {
 impl<'s> Driver<'s> {
     pub(super) fn new(
         upstream: &'s mut Upstream,
-        inbox: Arc<Mutex<Inbox>>,
+        (inbox, scripts): (Arc<Mutex<Inbox>>, Scripts),
         patience: Patience,
         is_retired: impl Fn() -> bool + Send + 's,
     ) -> Self {
@@ -116,6 +121,7 @@ impl<'s> Driver<'s> {
             patience,
             is_retired: Box::new(is_retired),
             deposed: reign.as_ref().map(|reign| Seldom::new(reign.over())),
+            scripts,
             link: Link::new(reign),
         }
     }
@@ -126,12 +132,14 @@ impl<'s> Driver<'s> {
             Ok(never) => match never {},
             Err(fault) => fault,
         };
+        self.scripts.note(false);
         self.fail();
         fault
     }
 
     async fn carry(&mut self) -> Result<Infallible, TrunkFault> {
         let mut tick = Box::pin(sleep_until(Instant::now() + TICK_EVERY));
+        let mut is_watching = false;
         loop {
             let turn = std::future::poll_fn(|context| self.turn(context, tick.as_mut())).await?;
             match turn {
@@ -139,12 +147,27 @@ impl<'s> Driver<'s> {
                 Turn::Gathering => tokio::task::yield_now().await,
                 Turn::Tick => {
                     self.look_at_clock()?;
-                    tick.as_mut().reset(Instant::now() + TICK_EVERY);
+                    is_watching = self.look_at_scripts();
+                    let pause = if is_watching { STUCK_AFTER } else { TICK_EVERY };
+                    tick.as_mut().reset(Instant::now() + pause);
                     continue;
                 }
             }
             self.gather();
+            if !is_watching && !self.link.scripts.is_empty() {
+                // Looked at sooner than usual, once for all scripts that are on their way now.
+                is_watching = true;
+                tick.as_mut().reset(Instant::now() + STUCK_AFTER);
+            }
         }
+    }
+
+    /// Notes whether a script holds up everything. False: there is none.
+    fn look_at_scripts(&mut self) -> bool {
+        let is_behind = self.link.is_behind_script();
+        let is_stuck = is_behind && self.link.came.elapsed() >= STUCK_AFTER;
+        self.scripts.note(is_stuck);
+        !self.link.scripts.is_empty()
     }
 
     fn turn(
@@ -182,7 +205,11 @@ impl<'s> Driver<'s> {
             last.ends_batch = true;
             self.link.batches += 1;
         }
+        if self.link.in_flight.is_empty() {
+            self.link.came = Instant::now();
+        }
         self.link.in_flight.extend(inbox.entries.drain(..));
+        self.link.scripts.append(&mut inbox.scripts);
         std::mem::swap(&mut inbox.bytes, &mut self.link.outgoing);
         if inbox.bytes.capacity() > INBOX_BYTES_KEPT_MAX {
             inbox.bytes = BytesMut::new();
@@ -249,6 +276,10 @@ impl<'s> Driver<'s> {
             return Poll::Ready(Err(TrunkFault::Closed));
         }
         self.link.moved = Instant::now();
+        self.link.came = self.link.moved;
+        if self.scripts.is_stuck() {
+            self.scripts.note(false);
+        }
         Poll::Ready(self.link.settle())
     }
 

@@ -6,7 +6,7 @@ use parking_lot::Mutex;
 use tokio::{io::AsyncWriteExt, time::timeout};
 
 use super::{
-    AskFault, Upstream,
+    AskFault, BUSY, Upstream,
     sentinel::{Watch, open_master},
 };
 use crate::{
@@ -235,16 +235,18 @@ async fn log_in_old(
 /// Selects the tenant's database and names the connection for whoever reads `CLIENT LIST` there.
 async fn dress(upstream: &mut Upstream, tenant: &Tenant) -> Result<(), DialFault> {
     let database = database_of(&tenant.target)?;
-    upstream
-        .prepare(upstream.version, database)
-        .await
-        .map_err(|fault| {
-            DialFault::new(
+    match upstream.prepare(upstream.version, database).await {
+        Ok(()) => {}
+        // Whoever needs the database selects it, once the server does.
+        Err(AskFault::Refused(text)) if text.starts_with(BUSY) => {}
+        Err(fault) => {
+            return Err(DialFault::new(
                 DialStep::Login,
                 format!("database {database} cannot be selected: {fault}"),
                 "the number at the end of the URL must be one that the server has",
-            )
-        })?;
+            ));
+        }
+    }
     match upstream
         .ask(&["CLIENT", "SETNAME", &format!("polypool-{}", tenant.slug)])
         .await

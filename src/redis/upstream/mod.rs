@@ -21,12 +21,18 @@ use thiserror::Error;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::wire::{self, ReplyFault, Scanner, Version};
-use crate::{net::Stream, pool, tenant::Endpoint};
+use crate::{
+    net::Stream,
+    pool::{self, CloseReason, Residue},
+    tenant::Endpoint,
+};
 
 /// The longest reply to one of our own questions; `INFO` is a few kilobytes.
 const ANSWER_BYTES_MAX: usize = 1024 * 1024;
 /// The longest reply to what is asked on behalf of clients: the longest string, and then some.
 pub(super) const REPLY_BYTES_MAX: usize = 1024 * 1024 * 1024;
+/// How a server begins to say that a script keeps it from serving.
+const BUSY: &str = "BUSY ";
 /// Room for a reply to one of our own questions.
 const ANSWER_BYTES: usize = 4096;
 
@@ -48,6 +54,16 @@ pub(super) enum AskFault {
     /// The server answered with an error.
     #[error("{0}")]
     Refused(String),
+}
+
+impl AskFault {
+    /// What becomes of the upstream: a server that is busy has changed nothing.
+    pub(super) fn residue(&self) -> Residue {
+        match self {
+            Self::Refused(text) if text.starts_with(BUSY) => Residue::Clean,
+            _ => Residue::Broken(CloseReason::Dirty),
+        }
+    }
 }
 
 /// A connection that is logged in.
