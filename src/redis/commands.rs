@@ -72,6 +72,11 @@ pub(super) struct Command {
 }
 
 impl Command {
+    /// Whether it may change what replicas have; one that reads may, for it keeps what it has counted.
+    pub(super) fn may_replicate(&self) -> bool {
+        self.access == Access::Write || self.name == "pfcount"
+    }
+
     /// Whether that many words, the name included, are right.
     pub(super) fn takes(&self, words: usize) -> bool {
         let wanted = usize::try_from(self.arity.unsigned_abs()).unwrap_or(usize::MAX);

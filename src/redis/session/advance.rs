@@ -13,7 +13,7 @@ use super::{
 use crate::{
     redis::{
         cluster,
-        commands::{Access, Class, Command, Lookup},
+        commands::{Class, Command, Lookup},
         policy::{self, Verdict},
         refusal,
         subscriptions::Count,
@@ -112,6 +112,7 @@ impl Session {
             return false;
         };
         if self.held.is_some()
+            || member.station.trunks().is_stuck()
             || self.is_routed()
             || self.queue.is_some()
             || self.is_modal()
@@ -132,7 +133,7 @@ impl Session {
             {
                 self.last.set(command.row);
                 let args = std::iter::empty();
-                (command.access != Access::Write || !member.station.pause().is_on())
+                (!member.station.pause().is_on() || !command.may_replicate())
                     && policy::judge(command, member.role, args) == Verdict::Allowed
             }
             _ => false,
@@ -274,6 +275,9 @@ impl Session {
             return self.dispatch_held(request, command);
         }
         match command.class {
+            _ if self.goes_aside(command) => {
+                self.exclusively(request, Job::Aside(request.encoded()))
+            }
             Class::Shared | Class::Counted | Class::Admin | Class::Stream
                 if self.is_held_back(request, command) =>
             {
@@ -291,9 +295,6 @@ impl Session {
                 self.decline(request, |out| refusal::unsupported(out, &command.name))
             }
             Class::Wait => self.exclusively(request, Job::Wait(request.encoded())),
-            Class::Alone if ["script|kill", "function|kill"].contains(&command.name.as_str()) => {
-                self.exclusively(request, Job::Aside(request.encoded()))
-            }
             Class::Alone => self.exclusively(request, Job::Alone(request.encoded())),
             Class::Local => self.dispatch_local(request, command),
             Class::Transaction => self.dispatch_transaction(request, command),
@@ -301,28 +302,6 @@ impl Session {
             Class::Monitor => self.dispatch_bond(request, command),
             Class::Never | Class::Container => {
                 self.decline(request, |out| refusal::unsupported(out, &command.name))
-            }
-        }
-    }
-
-    /// Whether the server holds back a write, so that it must not go over a trunk.
-    fn is_held_back(&self, request: &Request, command: &Command) -> bool {
-        let Some(member) = self.member.as_ref().filter(|_| !self.is_routed()) else {
-            return false;
-        };
-        let blocks = command.class == Class::Stream && request.has_block();
-        command.access == Access::Write && !blocks && member.station.pause().is_on()
-    }
-
-    /// Notes what becomes of the tenant's writes. Inside a transaction it is a little early, which only
-    /// costs the others a lease.
-    fn note_pause(&self, request: &Request, command: &Command) {
-        if let Some(member) = &self.member {
-            let pause = member.station.pause();
-            match command.name.as_str() {
-                "client|pause" => pause.begin(request.word(2), request.word(3)),
-                "client|unpause" => pause.end(),
-                _ => {}
             }
         }
     }

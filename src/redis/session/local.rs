@@ -55,13 +55,6 @@ impl Session {
         Ok(request.bytes)
     }
 
-    /// Whether a script keeps the server from serving, as far as is known: it is for the server to say.
-    fn is_server_busy(&self) -> bool {
-        let member = self.member.as_ref();
-        let is_stuck = member.is_some_and(|member| member.station.trunks().is_stuck());
-        is_stuck && self.held.is_none() && !self.is_modal() && !self.is_routed()
-    }
-
     fn select(&mut self, request: &Request) -> Result<usize, Next> {
         let number = std::str::from_utf8(request.word(1)).ok().and_then(|text| {
             // As the server: an optional sign, no blanks, the range of an int.

@@ -12,6 +12,7 @@ mod advance;
 mod attend;
 mod blocking;
 mod bond;
+mod busy;
 mod clients;
 mod entry;
 mod exclusive;

@@ -1,0 +1,44 @@
+//! A server that is busy with a script, or that holds writes back: what must not wait behind others.
+
+use super::{Session, request::Request};
+use crate::redis::commands::{Class, Command};
+
+impl Session {
+    /// Whether it is for a server that is busy with a script, and takes little else.
+    pub(super) fn goes_aside(&self, command: &Command) -> bool {
+        match command.name.as_str() {
+            "script|kill" | "function|kill" => true,
+            "function|stats" | "shutdown" => self.is_server_busy(),
+            _ => false,
+        }
+    }
+
+    /// Whether the server holds back a write, so that it must not go over a trunk.
+    pub(super) fn is_held_back(&self, request: &Request, command: &Command) -> bool {
+        let Some(member) = self.member.as_ref().filter(|_| !self.is_routed()) else {
+            return false;
+        };
+        let blocks = command.class == Class::Stream && request.has_block();
+        member.station.pause().is_on() && command.may_replicate() && !blocks
+    }
+
+    /// Notes what becomes of the tenant's writes. Inside a transaction it is a little early, which only
+    /// costs the others a lease.
+    pub(super) fn note_pause(&self, request: &Request, command: &Command) {
+        if let Some(member) = &self.member {
+            let pause = member.station.pause();
+            match command.name.as_str() {
+                "client|pause" => pause.begin(request.word(2), request.word(3)),
+                "client|unpause" => pause.end(),
+                _ => {}
+            }
+        }
+    }
+
+    /// Whether a script keeps the server from serving, as far as is known: it is for the server to say.
+    pub(super) fn is_server_busy(&self) -> bool {
+        let member = self.member.as_ref();
+        let is_stuck = member.is_some_and(|member| member.station.trunks().is_stuck());
+        is_stuck && self.held.is_none() && !self.is_modal() && !self.is_routed()
+    }
+}
