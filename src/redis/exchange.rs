@@ -52,10 +52,8 @@ pub(super) struct Exchange {
     is_cut: bool,
     /// It waits for the client, not for the server.
     is_held_back: bool,
-    /// The first byte of the last reply.
+    /// The first byte of the last reply; `_` for every null.
     kind: u8,
-    /// The last reply was null, which an EXEC that did nothing is answered with.
-    is_null: bool,
     /// Whose number stands for whose in a reply to `CLIENT TRACKINGINFO`.
     renumber: Option<(u64, u64)>,
     /// Ready when the server is not the one to use any longer; `None` where that cannot be.
@@ -109,7 +107,6 @@ impl Exchange {
             is_cut: false,
             is_held_back: false,
             kind: 0,
-            is_null: false,
             renumber: None,
             hears: Hears::Nothing,
         }
@@ -134,7 +131,7 @@ impl Exchange {
 
     /// Whether the last reply was an array: that of an EXEC which was carried out.
     pub(super) fn is_carried_out(&self) -> bool {
-        self.kind == b'*' && !self.is_null
+        self.kind == b'*'
     }
 
     /// In which database and version it is from now on.
@@ -303,8 +300,12 @@ impl Exchange {
             } else {
                 hand_on(&reply, true);
             }
-            self.kind = frame.kind;
-            self.is_null = reply.starts_with(b"*-1") || frame.kind == b'_';
+            // An EXEC that did nothing is answered with null, which in RESP2 looks like an array.
+            self.kind = if reply.starts_with(b"*-1") {
+                b'_'
+            } else {
+                frame.kind
+            };
             self.is_cut = false;
             self.left -= 1;
         }

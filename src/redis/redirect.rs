@@ -59,7 +59,8 @@ pub(super) type Permits = [OwnedSemaphorePermit; 2];
 impl Messengers {
     /// The messenger for a client, if there is one.
     pub(super) fn find(&self, target: u64) -> Option<Arc<Messenger>> {
-        self.live.lock().get(&target).and_then(Weak::upgrade)
+        let found = self.live.lock().get(&target).and_then(Weak::upgrade);
+        found.filter(|one| !one.end.is_cancelled())
     }
 
     /// Makes an upstream that the server knows by `number` the messenger for a client.
@@ -120,7 +121,10 @@ async fn carry(
                 continue;
             }
         };
-        let keys = frame.as_ref().ok().and_then(|frame| frame.strip_prefix(HEAD));
+        let keys = frame
+            .as_ref()
+            .ok()
+            .and_then(|frame| frame.strip_prefix(HEAD));
         let Some((keys, (outbox, seen))) = keys.zip(presences.reach(target)) else {
             break;
         };
@@ -131,6 +135,7 @@ async fn carry(
             slow = Some(outbox);
         }
     }
+    end.cancel();
     lease.give_back(Residue::Broken(CloseReason::Dirty));
 }
 

@@ -205,6 +205,7 @@ impl Session {
         };
         self.traffic.is_last = true;
         self.count_traffic();
+        Box::pin(self.leave_redirected()).await;
         // The last words are on their way already; a client that does not take them is not waited for.
         let close = std::future::poll_fn(|context| self.outbox.poll_close(context));
         if timeout(Settings::goodbye_max(), close).await.is_err() {
