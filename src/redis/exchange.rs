@@ -161,6 +161,7 @@ impl Exchange {
         loop {
             self.settle(client, is_silent)?;
             if self.left == 0 {
+                self.tell_promptly(context, client);
                 return Poll::Ready(Ok(()));
             }
             if self.is_over(context) {
@@ -189,6 +190,17 @@ impl Exchange {
         };
     }
 
+    /// Hands on what came together with the reply, so that both reach the client together: a client that
+    /// writes a key which it has cached must not read its cache between the reply and the invalidation.
+    fn tell_promptly(&mut self, context: &mut Context<'_>, client: &Outbox) {
+        if self.hears != Hears::Nothing
+            && let Err(fault) = self.poll_told(context, client)
+        {
+            // The reply has come; who listens next hears of the fault.
+            tracing::trace!(%fault, "upstream failed after a reply");
+        }
+    }
+
     /// Hands on what has come unasked, while nothing is under way.
     pub(super) fn poll_told(
         &mut self,
@@ -201,10 +213,10 @@ impl Exchange {
         loop {
             let upstream = &mut self.lease.upstream;
             while let Some(frame) = self.scanner.scan(&upstream.input)? {
-                let told = upstream.input.split_to(frame.end);
                 if self.hears != Hears::Everything && frame.kind != b'>' {
                     return Err(ExchangeFault::Closed);
                 }
+                let told = upstream.input.split_to(frame.end);
                 client.append_part(&told, true);
             }
             if client.standing().ending.is_some() {

@@ -53,6 +53,8 @@ pub(super) struct Station {
     shares: Shares,
     presences: Arc<Presences>,
     messengers: Messengers,
+    /// Held by each client that is told of every command.
+    audience: Arc<()>,
     pause: Pause,
     shutdown: Shutdown,
     /// The database of the connection URL.
@@ -88,7 +90,7 @@ impl Station {
         let home = database_of(&tenant.target).unwrap_or(0);
         let (pins, keepers) = (
             Arc::new(Semaphore::new(pins)),
-            Arc::new(Semaphore::new(pins / 2)),
+            Arc::new(Semaphore::new(pins - 1)),
         );
         let nodes = cluster.as_ref();
         let nodes = nodes.map(|cluster| Nodes::new(cluster, &keepers, &pins));
@@ -104,6 +106,7 @@ impl Station {
             shares: Shares::default(),
             presences: Arc::default(),
             messengers: Messengers::default(),
+            audience: Arc::default(),
             pause: Pause::new(),
             shutdown,
             home,
@@ -166,6 +169,16 @@ impl Station {
     /// Upstreams that hear for clients what others redirect to them.
     pub(super) fn messengers(&self) -> &Messengers {
         &self.messengers
+    }
+
+    /// What those hold who are told of every command.
+    pub(super) fn audience(&self) -> &Arc<()> {
+        &self.audience
+    }
+
+    /// Whether a client is told of every command.
+    pub(super) fn has_audience(&self) -> bool {
+        Arc::strong_count(&self.audience) > 1
     }
 
     /// Whether the server holds writes back.

@@ -35,6 +35,8 @@ pub(super) struct Tie {
     is_tracking: bool,
     /// Who hears for another client what is redirected.
     messenger: Option<Arc<Messenger>>,
+    /// Counts it among those who are told of every command.
+    _audience: Option<Arc<()>>,
     _place: OwnedSemaphorePermit,
 }
 
@@ -189,21 +191,24 @@ impl Session {
         if let Some(held) = self.held.take() {
             return Ok(Some(held));
         }
-        let keep = self.member.as_ref().map(|member| member.station.keep());
-        let Some(Some(place)) = keep else {
+        let is_monitor = bind.name == "monitor";
+        let station = self.member.as_ref().map(|member| &member.station);
+        let audience = station.filter(|_| is_monitor);
+        let audience = audience.map(|station| Arc::clone(station.audience()));
+        let Some(Some(place)) = station.map(|station| station.keep()) else {
             self.say(|out, _| refusal::no_upstream(out, &bind.name));
             return Ok(None);
         };
         let Some(mut exchange) = self.lease(Wait::Queued).await? else {
             return Ok(None);
         };
-        let is_monitor = bind.name == "monitor";
         exchange.listen(is_monitor);
         let tie = Tie {
             is_monitor,
             is_lasting: is_monitor,
             is_tracking: false,
             messenger: None,
+            _audience: audience,
             _place: place,
         };
         Ok(Some(Held {
@@ -263,6 +268,13 @@ impl Session {
     pub(super) fn is_monitoring(&self) -> bool {
         let tie = self.held.as_ref().and_then(|held| held.tie.as_ref());
         tie.is_some_and(|tie| tie.is_monitor)
+    }
+
+    /// Whether an answer has to come from the upstream that is held: it stands among what is queued there,
+    /// or must not overtake what the server has told it before.
+    pub(super) fn is_in_step(&self) -> bool {
+        let is_listening = self.is_listening() && !self.is_monitoring() && !self.is_modal();
+        is_listening || self.held.as_ref().is_some_and(|held| held.in_multi)
     }
 
     /// Waits for bytes from the client, and hands on what the server tells it meanwhile.

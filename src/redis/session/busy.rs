@@ -35,6 +35,15 @@ impl Session {
         }
     }
 
+    /// Whether what could be answered here goes to the server: it is busy, or somebody is told of every
+    /// command that it gets.
+    pub(super) fn is_passed_on(&self) -> bool {
+        let member = self.member.as_ref();
+        let is_told = member.is_some_and(|member| member.station.has_audience());
+        let is_free = self.held.is_none() && !self.is_modal() && !self.is_routed();
+        (is_told && is_free) || self.is_server_busy()
+    }
+
     /// Whether a script keeps the server from serving, as far as is known: it is for the server to say.
     pub(super) fn is_server_busy(&self) -> bool {
         let member = self.member.as_ref();

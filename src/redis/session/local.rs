@@ -22,7 +22,7 @@ impl Session {
         command: &Command,
     ) -> Result<usize, Next> {
         match command.name.as_str() {
-            "ping" if self.is_server_busy() => return self.share(request),
+            "ping" | "echo" if self.is_passed_on() => return self.share(request),
             "ping" if self.is_modal() && request.words.len() < 3 => self.answer(|out, _| {
                 wire::array(out, 2);
                 wire::bulk(out, b"pong");

@@ -117,9 +117,9 @@ impl Session {
                 let number = number.and_then(|text| text.parse().ok());
                 number.map_or(Then::Keep, Then::Select)
             }
+            (Class::Local, "ping" | "echo", _) if self.is_in_step() => Then::Keep,
             // Inside a transaction nothing blocks; while only watching it would.
-            (Class::Local, "ping" | "echo", true)
-            | (
+            (
                 Class::Transaction
                 | Class::Shared
                 | Class::Counted
