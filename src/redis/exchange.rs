@@ -56,11 +56,20 @@ pub(super) struct Exchange {
     kind: u8,
     /// Whose number stands for whose in a reply to `CLIENT TRACKINGINFO`.
     renumber: Option<(u64, u64)>,
-    /// Ready when the server is not the one to use any longer; `None` where that cannot be.
-    deposed: Option<Seldom<()>>,
-    is_deposed: bool,
+    /// Whether the server is still the one to use.
+    tenure: Tenure,
     /// What the server sends unasked is for the client.
     hears: Hears,
+}
+
+/// For how long a server is the one to use.
+enum Tenure {
+    /// Always.
+    Unlimited,
+    /// Until then.
+    Lasting(Seldom<()>),
+    /// No longer.
+    Over,
 }
 
 /// What is handed on that answers nothing.
@@ -96,8 +105,9 @@ impl Exchange {
     ) -> Self {
         let reign = lease.upstream.reign.as_ref();
         Self {
-            deposed: reign.map(|reign| Seldom::new(reign.over())),
-            is_deposed: false,
+            tenure: reign.map_or(Tenure::Unlimited, |reign| {
+                Tenure::Lasting(Seldom::new(reign.over()))
+            }),
             lease,
             cluster,
             _permit: permit,
@@ -251,14 +261,13 @@ impl Exchange {
 
     /// Whether the server is not the one to use any longer.
     fn is_over(&mut self, context: &mut Context<'_>) -> bool {
-        if let Some(deposed) = &mut self.deposed
-            && deposed.poll(context).is_ready()
+        if let Tenure::Lasting(end) = &mut self.tenure
+            && end.poll(context).is_ready()
         {
             // Not polled again: what has ended once has ended for good.
-            self.deposed = None;
-            self.is_deposed = true;
+            self.tenure = Tenure::Over;
         }
-        self.is_deposed
+        matches!(self.tenure, Tenure::Over)
     }
 
     fn write(&mut self, context: &mut Context<'_>) -> Result<(), ExchangeFault> {
