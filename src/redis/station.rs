@@ -79,12 +79,13 @@ impl Station {
         });
         let max = tenant.limits.upstream_max;
         // Trunks are kept, so where they had every place a transaction would wait for ever. One more
-        // trunk is for clients of the other version, one place for the subscriptions.
+        // trunk is for clients of the other version, one place for the subscriptions, and one so that a
+        // script that runs for ever can be killed.
         let trunks_max = settings.trunks_max.min(max.saturating_sub(3)).max(1);
         let trunks = if cluster.is_some() {
             CLUSTER_TRUNKS
         } else {
-            trunks_max + 1
+            trunks_max + 2
         };
         let pins = max.saturating_sub(trunks + 1).max(1);
         let home = database_of(&tenant.target).unwrap_or(0);
