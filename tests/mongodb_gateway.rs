@@ -10,7 +10,12 @@
     reason = "a test may stop here"
 )]
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    io::{Read as _, Write as _},
+    net::SocketAddr,
+    sync::Arc,
+    time::Duration,
+};
 
 use bson::{Document, RawDocumentBuf, doc, rawdoc};
 use polypool::{
@@ -36,6 +41,8 @@ use tokio::{
 const CHECKSUM_PRESENT: u32 = 1;
 const MORE_TO_COME: u32 = 2;
 const EXHAUST_ALLOWED: u32 = 1 << 16;
+/// By their numbers on the wire, from 1.
+const COMPRESSORS: [&str; 3] = ["snappy", "zlib", "zstd"];
 const WAIT_MAX: Duration = Duration::from_secs(10);
 
 /// A gateway in front of the server, with a login of each role.
@@ -224,12 +231,56 @@ impl Wire {
             .expect("no reply in time")
     }
 
-    async fn read_reply(&mut self) -> Option<Reply> {
+    /// Asks compressed; the answer, and by which compressor it came.
+    async fn ask_packed(
+        &mut self,
+        compressor: &str,
+        body: &RawDocumentBuf,
+    ) -> (Document, Option<&'static str>) {
+        self.next += 1;
+        let plain = message(self.next, 0, &section(body));
+        let packed = pack(compressor, &plain[16..]);
+        let mut request = plain[..16].to_vec();
+        request.extend_from_slice(&2013_i32.to_le_bytes());
+        let size = i32::try_from(plain.len() - 16).unwrap();
+        request.extend_from_slice(&size.to_le_bytes());
+        let place = COMPRESSORS.iter().position(|name| *name == compressor);
+        request.push(u8::try_from(place.unwrap() + 1).unwrap());
+        request.extend_from_slice(&packed);
+        let length = i32::try_from(request.len()).unwrap();
+        request[..4].copy_from_slice(&length.to_le_bytes());
+        request[12..16].copy_from_slice(&2012_i32.to_le_bytes());
+        self.socket.write_all(&request).await.unwrap();
+        let (header, rest) = timeout(WAIT_MAX, self.read_raw()).await.unwrap().unwrap();
+        let word =
+            |bytes: &[u8], at: usize| i32::from_le_bytes(bytes[at..at + 4].try_into().unwrap());
+        assert_eq!(word(&header, 8), self.next);
+        let (by, rest) = match word(&header, 12) {
+            2013 => (None, rest),
+            2012 => {
+                assert_eq!(word(&rest, 0), 2013);
+                let by = COMPRESSORS[usize::from(rest[8]) - 1];
+                let size = usize::try_from(word(&rest, 4)).unwrap();
+                (Some(by), unpack(by, &rest[9..], size))
+            }
+            other => unreachable!("opcode {other}"),
+        };
+        let body = RawDocumentBuf::from_bytes(rest[5..].to_vec()).unwrap();
+        (Document::try_from(&*body).unwrap(), by)
+    }
+
+    async fn read_raw(&mut self) -> Option<([u8; 16], Vec<u8>)> {
         let mut header = [0; 16];
         self.socket.read_exact(&mut header).await.ok()?;
-        let word = |at: usize| i32::from_le_bytes(header[at..at + 4].try_into().unwrap());
-        let mut rest = vec![0; usize::try_from(word(0)).unwrap() - 16];
+        let length = i32::from_le_bytes(header[..4].try_into().unwrap());
+        let mut rest = vec![0; usize::try_from(length).unwrap() - 16];
         self.socket.read_exact(&mut rest).await.ok()?;
+        Some((header, rest))
+    }
+
+    async fn read_reply(&mut self) -> Option<Reply> {
+        let (header, rest) = self.read_raw().await?;
+        let word = |at: usize| i32::from_le_bytes(header[at..at + 4].try_into().unwrap());
         let flags = u32::from_le_bytes(rest[..4].try_into().unwrap());
         let body = match word(12) {
             2013 => &rest[5..],
@@ -250,6 +301,34 @@ impl Wire {
             body: Document::try_from(&*body).unwrap(),
         })
     }
+}
+
+fn pack(compressor: &str, bytes: &[u8]) -> Vec<u8> {
+    match compressor {
+        "snappy" => snap::raw::Encoder::new().compress_vec(bytes).unwrap(),
+        "zlib" => {
+            let level = flate2::Compression::default();
+            let mut encoder = flate2::write::ZlibEncoder::new(Vec::new(), level);
+            encoder.write_all(bytes).unwrap();
+            encoder.finish().unwrap()
+        }
+        _ => zstd::bulk::compress(bytes, 3).unwrap(),
+    }
+}
+
+fn unpack(compressor: &str, bytes: &[u8], size: usize) -> Vec<u8> {
+    let out = match compressor {
+        "snappy" => snap::raw::Decoder::new().decompress_vec(bytes).unwrap(),
+        "zlib" => {
+            let mut out = Vec::new();
+            let mut decoder = flate2::read::ZlibDecoder::new(bytes);
+            decoder.read_to_end(&mut out).unwrap();
+            out
+        }
+        _ => zstd::bulk::decompress(bytes, size).unwrap(),
+    };
+    assert_eq!(out.len(), size);
+    out
 }
 
 fn message(id: i32, flags: u32, sections: &[u8]) -> Vec<u8> {
@@ -854,7 +933,7 @@ async fn upstreams_are_spoken_to_compressed_where_the_registration_says_so() {
         return;
     }
     let url = std::env::var("POLYPOOL_TEST_MONGODB_URL").unwrap();
-    for compressor in ["snappy", "zlib", "zstd"] {
+    for compressor in COMPRESSORS {
         let rig = Rig::start_for(format!("{url}&compressors={compressor}")).await;
         let mut wire = rig.login(Role::Admin).await;
         let status = rawdoc! { "serverStatus": 1, "$db": "admin" };
@@ -884,6 +963,51 @@ async fn upstreams_are_spoken_to_compressed_where_the_registration_says_so() {
         let bytes = unpacked(&wire.ask(&status).await) - before;
         assert!(bytes > 0, "{compressor}: the server unpacked {bytes} bytes");
         wire.ask(&rawdoc! { "drop": "packed", "$db": "app" }).await;
+        rig.end().await;
+    }
+}
+
+#[tokio::test]
+async fn clients_and_upstreams_are_compressed_at_once_each_in_its_own_way() {
+    let Ok(url) = std::env::var("POLYPOOL_TEST_MONGODB_URL") else {
+        return;
+    };
+    // Small, whole in the gateway's hands, and of a size that streams where nothing is compressed.
+    let texts = [10, 8_000, 24_000].map(|times| "lorem ipsum ".repeat(times));
+    for upstream in COMPRESSORS {
+        let rig = Rig::start_for(format!("{url}&compressors={upstream}")).await;
+        let mut wire = rig.login(Role::Write).await;
+        for client in COMPRESSORS {
+            let hello = rawdoc! { "hello": 1, "compression": [client], "$db": "admin" };
+            let agreed = wire.ask(&hello).await;
+            assert_eq!(
+                agreed.get_array("compression").unwrap(),
+                &vec![client.into()]
+            );
+            let drop = rawdoc! { "drop": "twice", "$db": "app" };
+            wire.ask_packed(client, &drop).await;
+            for (id, text) in (0_i32..).zip(&texts) {
+                let insert = rawdoc! {
+                    "insert": "twice", "documents": [{ "_id": id, "text": text.as_str() }],
+                    "$db": "app",
+                };
+                let (inserted, _) = wire.ask_packed(client, &insert).await;
+                assert_eq!(number(&inserted, "n"), 1, "{inserted}");
+                // Long enough that it is worth compressing, for else the server's reply is not either.
+                let find = rawdoc! {
+                    "find": "twice", "filter": { "_id": id }, "comment": "lorem ".repeat(30),
+                    "$db": "app",
+                };
+                let (found, by) = wire.ask_packed(client, &find).await;
+                assert_eq!(by, Some(client), "behind {upstream}");
+                let cursor = found.get_document("cursor").unwrap();
+                let batch = cursor.get_array("firstBatch").unwrap();
+                let document = batch[0].as_document().unwrap();
+                assert_eq!(document.get_str("text").unwrap(), text);
+            }
+            // What came compressed must not make a later reply so that was asked for plainly.
+            assert_eq!(number(&wire.ask(&drop).await, "ok"), 1);
+        }
         rig.end().await;
     }
 }
