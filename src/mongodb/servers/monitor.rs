@@ -3,10 +3,13 @@
 //! A monitor has a connection of its own, which never logs in. It is outside the pool's bound: one
 //! for each member of each set in use, counted by `polypool_monitors`.
 
-use std::{sync::Arc, time::Duration};
+use std::{pin::pin, sync::Arc, time::Duration};
 
 use bson::{RawDocumentBuf, cstr, rawdoc};
-use tokio::time::{Instant, sleep, timeout};
+use tokio::{
+    sync::Notify,
+    time::{Instant, sleep, timeout},
+};
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -32,6 +35,9 @@ const ANSWER_WAIT_MAX: Duration = Duration::from_secs(3);
 const HEARTBEAT: Duration = Duration::from_secs(10);
 /// How long after a failure a member is asked again.
 const RETRY_AFTER: Duration = Duration::from_millis(250);
+/// How long a member that was asked for a doubt is not asked for the next: it may tell clients
+/// something else than what it says of itself.
+const DOUBT_AGAIN_AFTER: Duration = Duration::from_millis(100);
 
 /// What a seed turned out to be.
 pub(super) enum Found {
@@ -61,14 +67,19 @@ pub(super) async fn find_out(target: &Target, tls: &ClientTls) -> Option<Found> 
     None
 }
 
-/// Watches one member until `gone`.
-pub(super) async fn watch(set: Arc<Set>, endpoint: Endpoint, gone: CancellationToken) {
+/// Watches one member until `gone`; a `doubt` about it has it asked at once.
+pub(super) async fn watch(
+    set: Arc<Set>,
+    endpoint: Endpoint,
+    gone: CancellationToken,
+    doubt: Arc<Notify>,
+) {
     let draining = set.means().shutdown.clone();
     loop {
         tokio::select! {
             () = gone.cancelled() => return,
             () = draining.draining() => return,
-            () = attend(&set, &endpoint) => {}
+            () = attend(&set, &endpoint, &doubt) => {}
         }
         set.lose(&endpoint);
         tokio::select! {
@@ -80,7 +91,7 @@ pub(super) async fn watch(set: Arc<Set>, endpoint: Endpoint, gone: CancellationT
 }
 
 /// Listens to a member for as long as it can be reached.
-async fn attend(set: &Arc<Set>, endpoint: &Endpoint) {
+async fn attend(set: &Arc<Set>, endpoint: &Endpoint, doubt: &Notify) {
     let target = &set.tenant().target;
     let opened = timeout(
         ANSWER_WAIT_MAX,
@@ -104,17 +115,43 @@ async fn attend(set: &Arc<Set>, endpoint: &Endpoint) {
         set.hear(endpoint, hello_of(&answer), took);
         let Some(version) = version else {
             // A server before 4.4 cannot be asked to tell of changes.
-            sleep(HEARTBEAT).await;
+            tokio::select! {
+                () = sleep(HEARTBEAT) => {}
+                () = doubt.notified() => sleep(DOUBT_AGAIN_AFTER).await,
+            }
             continue;
         };
-        // Answered when something changes.
+        // Answered when something changes. An error that only says so changes nothing for the
+        // server, which would be silent for all the time.
         let news = awaiting(version);
-        let waiting = line.ask(&news);
-        let Ok(Some(answer)) = timeout(HEARTBEAT + ANSWER_WAIT_MAX, waiting).await else {
+        let mut waiting = pin!(timeout(HEARTBEAT + ANSWER_WAIT_MAX, line.ask(&news)));
+        let answer = loop {
+            tokio::select! {
+                answer = &mut waiting => break answer,
+                () = doubt.notified() => ask_aside(set, endpoint).await,
+            }
+        };
+        let Ok(Some(answer)) = answer else {
             return;
         };
         set.hear(endpoint, hello_of(&answer), took);
     }
+}
+
+/// Asks a member at once, beside the answer that is awaited of it.
+async fn ask_aside(set: &Arc<Set>, endpoint: &Endpoint) {
+    let asked = async {
+        let mut line = Line::open(&set.tenant().target, endpoint, &set.means().tls).await?;
+        let _counted = MonitorMeter::opened(Protocol::Mongodb);
+        let asked_at = Instant::now();
+        let answer = line.ask(&hello_command()).await?;
+        Some((answer, asked_at.elapsed()))
+    };
+    match timeout(ANSWER_WAIT_MAX, asked).await {
+        Ok(Some((answer, took))) => set.hear(endpoint, hello_of(&answer), took),
+        _ => set.lose(endpoint),
+    }
+    sleep(DOUBT_AGAIN_AFTER).await;
 }
 
 /// A connection that only says hello.

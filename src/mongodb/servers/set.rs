@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use ahash::AHashMap;
 use parking_lot::Mutex;
 use tokio::{
-    sync::watch,
+    sync::{Notify, watch},
     time::{Instant, timeout_at},
 };
 use tokio_util::sync::CancellationToken;
@@ -35,9 +35,15 @@ pub(super) struct Set {
     tenant: Arc<Tenant>,
     view: Mutex<View>,
     news: watch::Sender<()>,
-    monitors: Mutex<AHashMap<Endpoint, CancellationToken>>,
+    monitors: Mutex<AHashMap<Endpoint, Watch>>,
     servers: Mutex<AHashMap<Endpoint, Arc<Server>>>,
     gone: CancellationToken,
+}
+
+/// How the monitor of a member is reached.
+struct Watch {
+    gone: CancellationToken,
+    doubt: Arc<Notify>,
 }
 
 impl Set {
@@ -140,7 +146,10 @@ impl Set {
 
     /// A member's answer says that it is not what it was taken for.
     pub(super) fn suspect(&self, endpoint: &Endpoint, said: Option<Version>) {
-        self.view.lock().suspect(endpoint, said);
+        let is_news = self.view.lock().suspect(endpoint, said);
+        if is_news && let Some(watch) = self.monitors.lock().get(endpoint) {
+            watch.doubt.notify_one();
+        }
     }
 
     fn primary(&self) -> Option<Endpoint> {
@@ -151,10 +160,10 @@ impl Set {
     fn watch_members(self: &Arc<Self>) {
         let members: Vec<_> = self.view.lock().endpoints().cloned().collect();
         let mut monitors = self.monitors.lock();
-        monitors.retain(|endpoint, gone| {
+        monitors.retain(|endpoint, watch| {
             let stays = members.contains(endpoint);
             if !stays {
-                gone.cancel();
+                watch.gone.cancel();
             }
             stays
         });
@@ -163,8 +172,13 @@ impl Set {
                 continue;
             }
             let gone = self.gone.child_token();
-            monitors.insert(endpoint.clone(), gone.clone());
-            let watching = monitor::watch(Arc::clone(self), endpoint, gone);
+            let doubt = Arc::new(Notify::new());
+            let watch = Watch {
+                gone: gone.clone(),
+                doubt: Arc::clone(&doubt),
+            };
+            monitors.insert(endpoint.clone(), watch);
+            let watching = monitor::watch(Arc::clone(self), endpoint, gone, doubt);
             self.means.shutdown.spawn("mongodb-monitor", watching);
         }
     }
