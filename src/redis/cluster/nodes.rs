@@ -177,7 +177,7 @@ impl Cluster {
     }
 
     /// Every master.
-    pub(super) fn masters(&self) -> Vec<NodeId> {
+    pub(in crate::redis) fn masters(&self) -> Vec<NodeId> {
         self.map.lock().masters().into_iter().collect()
     }
 

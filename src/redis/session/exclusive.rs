@@ -149,17 +149,7 @@ impl Session {
         };
         let (station, version) = (std::sync::Arc::clone(&member.station), self.version);
         let asked = self.attended(Wait::Queued, async move {
-            let mut lease = station.aside(version).await?;
-            let replies = lease.upstream.converse(&command, 1).await;
-            match replies.map(|mut replies| replies.pop().unwrap_or_default()) {
-                Ok(reply) => {
-                    lease.give_back(Residue::Clean);
-                    Ok(reply)
-                }
-                Err(_) => Err(Refusal::UpstreamLost {
-                    effect: Effect::Unknown,
-                }),
-            }
+            station.aside(version, &command).await
         });
         let asked = asked.await?;
         self.say(|out, _| match &asked {

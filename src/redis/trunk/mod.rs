@@ -203,6 +203,11 @@ impl Trunk {
         self.inbox.lock().closed
     }
 
+    /// The database that what comes next finds it on.
+    fn database(&self) -> u32 {
+        self.inbox.lock().database
+    }
+
     /// Whether a script holds up what is on it.
     fn is_stuck(&self) -> bool {
         self.scripts.is_stuck()

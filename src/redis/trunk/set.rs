@@ -99,6 +99,20 @@ impl Trunks {
         found.filter(|_| shared).map(|one| Arc::clone(&one.trunk))
     }
 
+    /// While a script holds up others: one of that version that is free of it, with the database that
+    /// it is on.
+    pub(in crate::redis) fn spare(&self, version: Version) -> Option<(Arc<Trunk>, u32)> {
+        if !self.is_stuck() {
+            return None;
+        }
+        let open = self.open.lock();
+        let one = open.iter().find(|one| {
+            let trunk = &one.trunk;
+            trunk.version == version && !trunk.is_closed() && !trunk.is_stuck()
+        })?;
+        Some((Arc::clone(&one.trunk), one.trunk.database()))
+    }
+
     /// The version and database of one that is open.
     pub(in crate::redis) fn any(&self) -> Option<(Version, u32)> {
         let open = self.open.lock();

@@ -1,5 +1,7 @@
 //! What all clients of one tenant share: its pool, its trunks, and the right to hold a lease.
 
+mod aside;
+
 use std::sync::{
     Arc,
     atomic::{AtomicU32, AtomicUsize, Ordering},
@@ -80,7 +82,7 @@ impl Station {
         let max = tenant.limits.upstream_max;
         // Trunks are kept, so where they had every place a transaction would wait for ever. One more
         // trunk is for clients of the other version, one place for the subscriptions, and one so that a
-        // script that runs for ever can be killed.
+        // script that runs for ever can be killed while no trunk is free of it.
         let trunks_max = settings.trunks_max.min(max.saturating_sub(3)).max(1);
         let trunks = if cluster.is_some() {
             CLUSTER_TRUNKS
@@ -255,22 +257,6 @@ impl Station {
             .messengers
             .begin((number, target), upkeep, presences, &self.shutdown);
         Ok(Some(messenger))
-    }
-
-    /// An upstream in that version, for what a busy server takes: on any database, and without a turn,
-    /// which may be held by all those whom the script holds up.
-    pub(super) async fn aside(&self, version: Version) -> Result<Lease<Dialer>, Refusal> {
-        let mut lease = self.pool.lease().await.map_err(|error| error.refusal())?;
-        let database = lease.upstream.database;
-        match lease.upstream.prepare(version, database).await {
-            Ok(()) => Ok(lease),
-            Err(fault) => {
-                lease.give_back(fault.residue());
-                Err(Refusal::UpstreamDown {
-                    cause: fault.to_string(),
-                })
-            }
-        }
     }
 
     /// An upstream on that database, in that version or else in the newest that the server speaks.
