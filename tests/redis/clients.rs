@@ -88,3 +88,28 @@ async fn waiting_for_replicas_counts_those_that_there_are() {
     client.expect(":0\r\n").await;
     assert!(began.elapsed() >= Duration::from_millis(95));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_asks_for_much_and_reads_it_later_has_all_of_it() {
+    const READS: usize = 100;
+    const VALUE_BYTES: usize = 1024 * 1024;
+    let Some(gateway) = Gateway::start("much").await else {
+        return;
+    };
+    let mut reader = gateway.client(Role::Write).await;
+    let mut other = gateway.client(Role::Read).await;
+    let value = "x".repeat(VALUE_BYTES);
+    reader.send(&["SET", "much", &value]).await;
+    reader.expect("+OK\r\n").await;
+    let asked = command(&["GET", "much"]).repeat(READS);
+    reader.stream.write_all(&asked).await.unwrap();
+    // On the same trunk: answered after what is under way for the reader.
+    for _ in 0..10 {
+        other.send(&["EXISTS", "much"]).await;
+        other.expect(":1\r\n").await;
+    }
+    let reply = format!("${VALUE_BYTES}\r\n{value}\r\n");
+    for _ in 0..READS {
+        reader.expect(&reply).await;
+    }
+}

@@ -24,11 +24,6 @@ use crate::{
     tenant::Role,
 };
 
-/// Commands under way of a client whose replies have not been seen yet.
-const WINDOW_FIRST: usize = 64;
-/// Bytes of replies that may be under way to a client, as far as the last ones tell.
-const WINDOW_BYTES: usize = 4 * 1024 * 1024;
-
 /// Ordinary commands at the start of the buffer.
 #[derive(Clone, Copy, Default)]
 struct Run {
@@ -87,23 +82,6 @@ impl Session {
                 Err(next) => return next,
             }
         }
-    }
-
-    /// How many more commands may be under way.
-    fn room_for_commands(&self) -> Result<usize, Next> {
-        let standing = self.outbox.standing();
-        let window = match standing.reply_bytes {
-            0 => WINDOW_FIRST,
-            bytes => (WINDOW_BYTES / bytes).max(1),
-        }
-        .min(self.service.settings().in_flight_max);
-        // Of a client that has sent a lot without reading, more is served: see `settled`.
-        let is_full = standing.waiting > super::HIGH_WATER
-            && self.input.len() < super::attend::READ_AHEAD_BYTES;
-        if standing.owed >= window || is_full {
-            return Err(Next::Settled(window / 2));
-        }
-        Ok(window - standing.owed)
     }
 
     /// Whether the command just decoded goes over a trunk as it is.

@@ -23,13 +23,14 @@ mod roster;
 mod routed;
 mod subscribe;
 mod transaction;
+mod window;
 
 use std::{cell::Cell, net::SocketAddr, sync::Arc};
 
 use bytes::{Buf, Bytes, BytesMut};
 use tokio::time::timeout;
 
-use self::held::Held;
+use self::{held::Held, window::Window};
 use super::{
     cluster::Route,
     login::{Credentials, Hello},
@@ -57,8 +58,6 @@ const TRAFFIC_EXACT: u64 = 64;
 const TRAFFIC_STEP: u64 = 32;
 /// A longer answer of the gateway's own waits with its command until nothing is owed.
 const LOCAL_BYTES_MAX: usize = 16 * 1024;
-/// Output at which a client's further commands wait.
-const HIGH_WATER: usize = 256 * 1024;
 
 /// One client.
 pub(super) struct Session {
@@ -77,6 +76,7 @@ pub(super) struct Session {
     name: String,
     /// The last command, as the table numbers them.
     last: Cell<u16>,
+    window: Cell<Window>,
     replies: Replies,
     /// The trunk that carries this client's commands.
     trunk: Option<Arc<Trunk>>,
@@ -182,6 +182,7 @@ impl Session {
             database: 0,
             name: String::new(),
             last: Cell::new(u16::MAX),
+            window: Cell::default(),
             replies: Replies::On,
             trunk: None,
             route: None,
