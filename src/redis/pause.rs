@@ -5,9 +5,10 @@
 
 use std::{
     sync::atomic::{AtomicU64, Ordering},
-    time::Duration,
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
+use bytes::Bytes;
 use tokio::time::Instant;
 
 /// Until when the writes of a tenant are paused.
@@ -31,19 +32,66 @@ impl Pause {
         until != 0 && self.began.elapsed() < Duration::from_millis(until)
     }
 
-    /// Notes what a client asks for: the words of a `CLIENT PAUSE` from its time on.
-    pub(super) fn begin(&self, time: &[u8], mode: &[u8]) {
-        let time = std::str::from_utf8(time).ok();
-        let time = time.and_then(|text| text.parse::<u64>().ok());
-        if let Some(time) = time.filter(|_| mode.eq_ignore_ascii_case(b"write")) {
+    /// Notes what a client asks for with a `CLIENT PAUSE`. False: the server refuses it, or pauses more
+    /// than writes.
+    pub(super) fn begin(&self, words: &[Bytes]) -> bool {
+        let [_, _, time, mode] = words else {
+            return false;
+        };
+        let time = milliseconds(time).filter(|_| mode.eq_ignore_ascii_case(b"write"));
+        if let Some(time) = time {
             let now = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX);
             let until = now.saturating_add(time).saturating_add(1);
             self.until.fetch_max(until, Ordering::Relaxed);
         }
+        time.is_some()
     }
 
-    /// Notes that a client ends it.
+    /// Notes that it is over.
     pub(super) fn end(&self) {
         self.until.store(0, Ordering::Relaxed);
+    }
+}
+
+/// A time as the server takes it: its end, counted from 1970, has to fit into what the server counts in.
+fn milliseconds(word: &[u8]) -> Option<u64> {
+    let text = std::str::from_utf8(word).ok()?;
+    let time = text.parse::<i64>().ok()?;
+    let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).ok()?;
+    let end = i128::from(time) + i128::try_from(since_1970.as_millis()).ok()?;
+    if time.to_string() != text || end > i128::from(i64::MAX) {
+        return None;
+    }
+    u64::try_from(time).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn is_noted(words: &[&str]) -> bool {
+        let words: Vec<Bytes> = words
+            .iter()
+            .map(|word| Bytes::copy_from_slice(word.as_bytes()))
+            .collect();
+        let pause = Pause::new();
+        assert_eq!(pause.begin(&words), pause.is_on());
+        pause.is_on()
+    }
+
+    #[test]
+    fn only_what_the_server_takes_is_a_pause_of_writes() {
+        assert!(is_noted(&["CLIENT", "PAUSE", "1000", "write"]));
+        assert!(is_noted(&["CLIENT", "PAUSE", "1000000000000", "WRITE"]));
+        for time in ["-1", "+5", "05", "x", "", "9223372036854775807"] {
+            assert!(!is_noted(&["CLIENT", "PAUSE", time, "WRITE"]), "{time}");
+        }
+        for words in [
+            &["CLIENT", "PAUSE", "1000"][..],
+            &["CLIENT", "PAUSE", "1000", "ALL"],
+            &["CLIENT", "PAUSE", "1000", "WRITE", "WRITE"],
+        ] {
+            assert!(!is_noted(words), "{words:?}");
+        }
     }
 }

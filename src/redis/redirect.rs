@@ -7,6 +7,8 @@
 
 use std::{
     collections::HashMap,
+    future::pending,
+    pin::pin,
     sync::{Arc, Weak},
     time::Duration,
 };
@@ -63,7 +65,8 @@ impl Messengers {
         found.filter(|one| !one.end.is_cancelled())
     }
 
-    /// Makes an upstream that the server knows by `number` the messenger for a client.
+    /// Makes an upstream that the server knows by `number` the messenger for a client, unless another has
+    /// become so meanwhile.
     pub(super) fn begin(
         &self,
         (number, target): (u64, u64),
@@ -78,6 +81,11 @@ impl Messengers {
         });
         let mut live = self.live.lock();
         live.retain(|_, one| one.strong_count() > 0);
+        let other = live.get(&target).and_then(Weak::upgrade);
+        if let Some(other) = other.filter(|one| !one.end.is_cancelled()) {
+            lease.give_back(Residue::Clean);
+            return other;
+        }
         live.insert(target, Arc::downgrade(&messenger));
         drop(live);
         let end = messenger.end.clone();
@@ -111,10 +119,19 @@ async fn carry(
 ) {
     // A client that takes too little of what it is told, and has to be looked after.
     let mut slow: Option<Arc<Outbox>> = None;
+    let reign = lease.upstream.reign.clone();
+    let mut over = pin!(async move {
+        match reign {
+            Some(reign) => reign.over().await,
+            None => pending().await,
+        }
+    });
     loop {
         let frame = tokio::select! {
             biased;
             () = end.cancelled() => break,
+            // Another server may know somebody else by its number.
+            () = &mut over => break,
             frame = lease.upstream.frame(MESSAGE_BYTES_MAX) => frame,
             () = sleep(LOOK_EVERY), if slow.is_some() => {
                 slow = slow.filter(|outbox| outbox.look_at_clock());
@@ -130,7 +147,7 @@ async fn carry(
         };
         if let Some(message) = message(&seen, keys)
             && outbox.publish(&message)
-            && outbox.flush()
+            && outbox.flush_watching()
         {
             slow = Some(outbox);
         }

@@ -118,10 +118,12 @@ async fn databases_are_selected_while_watching_and_inside_transactions() {
         (&["SELECT", "7"], "+QUEUED\r\n"),
         (&["SET", "selects", "7"], "+QUEUED\r\n"),
         (&["SELECT", "77777"], "+QUEUED\r\n"),
+        (&["SELECT", "05"], "+QUEUED\r\n"),
         (&["DEBUG", "SLEEP", "0"], "+QUEUED\r\n"),
         (
             &["EXEC"],
-            "*4\r\n+OK\r\n+OK\r\n-ERR DB index is out of range\r\n+OK\r\n",
+            "*5\r\n+OK\r\n+OK\r\n-ERR DB index is out of range\r\n\
+             -ERR value is not an integer or out of range\r\n+OK\r\n",
         ),
         (&["GET", "selects"], "$1\r\n7\r\n"),
         (&["MULTI"], "+OK\r\n"),
@@ -135,5 +137,34 @@ async fn databases_are_selected_while_watching_and_inside_transactions() {
     ] {
         client.send(words).await;
         client.expect(reply).await;
+    }
+}
+
+#[tokio::test]
+async fn nothing_is_redirected_to_a_client_that_has_begun_anew() {
+    let Some(gateway) = Gateway::start("anew").await else {
+        return;
+    };
+    let mut direct = gateway.direct().await;
+    let (_, password) = &gateway.passwords[0];
+    let login = format!("{}.{}", Role::Read.label(), gateway.slug);
+    for again in [&["RESET"][..], &["AUTH", login.as_str(), password.expose()]] {
+        let mut hearing = gateway.client(Role::Read).await;
+        let number = id(&mut hearing).await;
+        let mut tracking = gateway.client(Role::Read).await;
+        tracking.send(&["HELLO", "3"]).await;
+        until_contains(&mut tracking, "modules\r\n*0\r\n").await;
+        let on = ["CLIENT", "TRACKING", "ON", "REDIRECT", &number];
+        tracking.send(&on).await;
+        tracking.expect("+OK\r\n").await;
+        tracking.send(&["GET", "anew-k"]).await;
+        tracking.expect("_\r\n").await;
+        hearing.send(again).await;
+        until_contains(&mut hearing, "\r\n").await;
+        direct.send(&["SET", "anew-k", "v"]).await;
+        direct.expect("+OK\r\n").await;
+        until_contains(&mut tracking, "tracking-redir-broken").await;
+        direct.send(&["DEL", "anew-k"]).await;
+        direct.expect(":1\r\n").await;
     }
 }

@@ -173,6 +173,16 @@ impl Line {
         }
     }
 
+    /// Writes what the socket takes now, and wakes the session for what it has to do.
+    pub(super) fn flush(&mut self) {
+        self.touched = false;
+        self.write_now();
+        let due = self.wake_at.is_some_and(|at| self.owed <= at);
+        if due || !self.out.is_empty() || self.ending.is_some() {
+            self.wake();
+        }
+    }
+
     pub(super) fn poll_flush(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         while !self.out.is_empty() {
             let stream = Pin::new(&mut self.stream);

@@ -128,7 +128,8 @@ impl Outbox {
         !std::mem::replace(&mut line.touched, true)
     }
 
-    /// Delivers a message that answers nothing. True: the caller has to [`flush`](Self::flush).
+    /// Delivers a message that answers nothing. True: the caller has to flush and
+    /// [`watch`](Self::flush_watching), even where a trunk flushes.
     ///
     /// As the server does, a subscriber is given up when a message would make too much of what waits, or
     /// when a lot has waited for long.
@@ -149,7 +150,8 @@ impl Outbox {
                 line.end(Ending::Slow);
             }
         }
-        !std::mem::replace(&mut line.touched, true)
+        let is_unwatched = line.is_slow(&self.bounds) && !line.lag.is_watched;
+        !std::mem::replace(&mut line.touched, true) || is_unwatched
     }
 
     /// Appends a part of a reply that the session relays; messages wait until it is whole.
@@ -175,16 +177,16 @@ impl Outbox {
         line.wake();
     }
 
-    /// Writes what the socket takes now, and wakes the session for what it has to do. True: it is slow,
-    /// and somebody has to [`look at the clock`](Self::look_at_clock).
-    pub(super) fn flush(&self) -> bool {
+    /// Writes what the socket takes now, and wakes the session for what it has to do.
+    pub(super) fn flush(&self) {
+        self.line.lock().flush();
+    }
+
+    /// The same after messages. True: the client is slow, and the caller has to
+    /// [`look at the clock`](Self::look_at_clock).
+    pub(super) fn flush_watching(&self) -> bool {
         let mut line = self.line.lock();
-        line.touched = false;
-        line.write_now();
-        let due = line.wake_at.is_some_and(|at| line.owed <= at);
-        if due || !line.out.is_empty() || line.ending.is_some() {
-            line.wake();
-        }
+        line.flush();
         line.is_slow(&self.bounds) && !std::mem::replace(&mut line.lag.is_watched, true)
     }
 

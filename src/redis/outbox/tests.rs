@@ -104,3 +104,15 @@ async fn the_reply_under_way_is_let_through_and_nothing_after_it() {
     let standing = outbox.standing();
     assert_eq!((standing.waiting, standing.ending), (0, Some(Ending::Slow)));
 }
+
+#[tokio::test]
+async fn a_trunk_that_flushes_leaves_a_slow_subscriber_to_be_watched() {
+    let (outbox, _client) = outbox().await;
+    outbox.owe(1);
+    assert!(outbox.deliver(b"r", 0));
+    // Behind the reply under way, whatever the socket takes.
+    assert!(outbox.publish(&message(200_000)), "by those who tell it");
+    outbox.flush();
+    assert!(outbox.flush_watching());
+    assert!(!outbox.flush_watching(), "once");
+}

@@ -254,7 +254,7 @@ impl Session {
         }
         match command.class {
             _ if self.goes_aside(command) => {
-                self.exclusively(request, Job::Aside(request.encoded()))
+                self.exclusively(request, Job::aside(request, command))
             }
             Class::Shared | Class::Counted | Class::Admin | Class::Stream
                 if self.is_held_back(request, command) =>

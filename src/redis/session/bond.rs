@@ -3,10 +3,10 @@
 //!
 //! Only some of the leases may be kept so, that waits and transactions go on.
 
-use std::{sync::Arc, task::Poll};
+use std::{sync::Arc, task::Poll, time::Duration};
 
 use bytes::{Bytes, BytesMut};
-use tokio::sync::OwnedSemaphorePermit;
+use tokio::{sync::OwnedSemaphorePermit, time::timeout};
 
 use super::{
     Next, Over, Session,
@@ -25,6 +25,9 @@ use crate::{
     },
     telemetry::SessionEnd,
 };
+
+/// How long a client that leaves waits for the end of its messenger, which closes by itself, too.
+const KILL_WAIT_MAX: Duration = Duration::from_secs(1);
 
 /// Why an upstream is kept for the session.
 pub(super) struct Tie {
@@ -243,8 +246,13 @@ impl Session {
         };
         let number = messenger.number.to_string();
         let words = ["CLIENT", "KILL", "ID", &number];
-        if let Err(refusal) = station.ask(self.version, self.database, &words).await {
-            tracing::debug!(%refusal, "could not end what is redirected to a client");
+        let killed = station.ask(self.version, self.database, &words);
+        match timeout(KILL_WAIT_MAX, killed).await {
+            Ok(Ok(_)) => {}
+            Ok(Err(refusal)) => {
+                tracing::debug!(%refusal, "could not end what is redirected to a client");
+            }
+            Err(_) => tracing::debug!("nobody ends what is redirected to a client in time"),
         }
         messenger.close();
     }

@@ -1,13 +1,24 @@
 //! A server that is busy with a script, or that holds writes back: what must not wait behind others.
 
+use bytes::Bytes;
+
 use super::{Session, request::Request};
 use crate::redis::commands::{Class, Command};
 
+/// What becomes of the tenant's writes.
+pub(super) enum Writes {
+    /// They are held back, as these words of a `CLIENT PAUSE` say.
+    Paused(Vec<Bytes>),
+    /// They are held back no longer.
+    Resumed,
+}
+
 impl Session {
-    /// Whether it is for a server that is busy with a script, and takes little else.
+    /// Whether it is for a server that is busy with a script, and takes little else, or holds writes back.
     pub(super) fn goes_aside(&self, command: &Command) -> bool {
         match command.name.as_str() {
             "script|kill" | "function|kill" => true,
+            "client|unpause" => !self.is_routed(),
             "function|stats" | "shutdown" => self.is_server_busy(),
             _ => false,
         }
@@ -22,15 +33,28 @@ impl Session {
         member.station.pause().is_on() && command.may_replicate() && !blocks
     }
 
-    /// Notes what becomes of the tenant's writes. Inside a transaction it is a little early, which only
-    /// costs the others a lease.
-    pub(super) fn note_pause(&self, request: &Request, command: &Command) {
+    /// Notes that the tenant's writes will be held back. Inside a transaction it is a little early, which
+    /// only costs the others a lease.
+    pub(super) fn note_pause(&mut self, request: &Request, command: &Command) {
+        if command.name == "client|pause"
+            && let Some(member) = &self.member
+            && member.station.pause().begin(&request.words)
+            && let Some(held) = self.held.as_mut().filter(|held| held.in_multi)
+        {
+            held.writes = Some(Writes::Paused(request.words.clone()));
+        }
+    }
+
+    /// Notes what the server has done to the tenant's writes. Of their end nothing may be noted before, or
+    /// one would be held up on a trunk.
+    pub(super) fn note_writes(&self, writes: &Writes) {
         if let Some(member) = &self.member {
             let pause = member.station.pause();
-            match command.name.as_str() {
-                "client|pause" => pause.begin(request.word(2), request.word(3)),
-                "client|unpause" => pause.end(),
-                _ => {}
+            match writes {
+                Writes::Paused(words) => {
+                    pause.begin(words);
+                }
+                Writes::Resumed => pause.end(),
             }
         }
     }

@@ -76,7 +76,11 @@ impl Session {
                 })
                 .await?;
             match checked {
-                Ok(admitted) => self.sit_down(admitted),
+                Ok(admitted) => {
+                    // From now on it has another number.
+                    self.leave_redirected().await;
+                    self.sit_down(admitted);
+                }
                 Err(refusal) => {
                     let answered = self.answer(|out, _| refusal::refuse(out, &refusal));
                     return answered.map_err(|_| Over(SessionEnd::UpstreamLost));

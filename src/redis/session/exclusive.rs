@@ -5,12 +5,13 @@ use std::{task::Poll, time::Duration};
 use bytes::{Bytes, BytesMut};
 use tokio::time::{Instant, timeout};
 
-use super::{Held, Over, Session, attend::Wait, bond::Bind, request::Request};
+use super::{Held, Over, Session, attend::Wait, bond::Bind, busy::Writes, request::Request};
 use crate::{
     fault::{Effect, Refusal},
     pool::{CloseReason, Residue},
     redis::{
         blocking::Wish,
+        commands::Command,
         exchange::Exchange,
         refusal,
         wire::{self, Version},
@@ -33,6 +34,8 @@ pub(super) enum Job {
     Alone(Bytes),
     /// A command that a busy server takes.
     Aside(Bytes),
+    /// `CLIENT UNPAUSE`.
+    Resume(Bytes),
     /// WATCH or MULTI, after which the upstream is held.
     Hold {
         /// The command.
@@ -60,6 +63,8 @@ pub(super) enum Then {
     Queue,
     /// If the command is accepted, it is on that database, or will be after EXEC.
     Select(u32),
+    /// If the command is accepted, writes are held back no longer, or will not be after EXEC.
+    Resume,
     /// Anything may be left on it.
     Taint,
     /// Nothing is left on it.
@@ -69,6 +74,14 @@ pub(super) enum Then {
 }
 
 impl Job {
+    /// A command that must not wait behind others.
+    pub(super) fn aside(request: &Request, command: &Command) -> Self {
+        match command.name.as_str() {
+            "client|unpause" => Self::Resume(request.encoded()),
+            _ => Self::Aside(request.encoded()),
+        }
+    }
+
     /// A blocking command of a client in that version and on that database.
     ///
     /// In a cluster each waits for itself, on the node that has its keys.
@@ -110,7 +123,14 @@ impl Session {
                     exchange.give_back(Residue::Broken(CloseReason::Dirty));
                 }
             }
-            Job::Aside(command) => self.ask_aside(command).await?,
+            Job::Aside(command) => {
+                self.ask_aside(command).await?;
+            }
+            Job::Resume(command) => {
+                if self.ask_aside(command).await? {
+                    self.note_writes(&Writes::Resumed);
+                }
+            }
             Job::Hold { command, is_multi } => self.begin_hold(command, is_multi).await?,
             Job::Bind(bind) => {
                 self.pinned("session");
@@ -142,10 +162,10 @@ impl Session {
         self.hang_up().await
     }
 
-    /// Sends a command that a busy server takes, past everybody who has to wait.
-    async fn ask_aside(&mut self, command: Bytes) -> Result<(), Over> {
+    /// Sends a command that a busy server takes, past everybody who has to wait. False: it was refused.
+    async fn ask_aside(&mut self, command: Bytes) -> Result<bool, Over> {
         let Some(member) = &self.member else {
-            return Ok(());
+            return Ok(false);
         };
         let (station, version) = (std::sync::Arc::clone(&member.station), self.version);
         let asked = self.attended(Wait::Queued, async move {
@@ -156,7 +176,7 @@ impl Session {
             Ok(reply) => out.extend_from_slice(reply),
             Err(refusal) => refusal::refuse(out, refusal),
         });
-        Ok(())
+        Ok(asked.is_ok_and(|reply| !reply.starts_with(b"-")))
     }
 
     fn pinned(&self, reason: &'static str) {
@@ -245,12 +265,14 @@ impl Session {
         match then {
             Then::Select(database) if is_accepted && held.in_multi => held.will_select(database),
             Then::Select(database) if is_accepted => self.enter_database(&mut held, database),
+            Then::Resume if is_accepted && held.in_multi => held.writes = Some(Writes::Resumed),
+            Then::Resume if is_accepted => self.note_writes(&Writes::Resumed),
             Then::Release => return self.let_go(held).await,
             Then::Queue => {
                 held.in_multi = is_accepted;
                 held.queued = 0;
             }
-            Then::Keep | Then::Taint | Then::Abort | Then::Select(_) => {}
+            Then::Keep | Then::Taint | Then::Abort | Then::Select(_) | Then::Resume => {}
         }
         self.held = Some(held);
         Ok(())

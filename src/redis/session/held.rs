@@ -2,7 +2,7 @@
 
 use bytes::BytesMut;
 
-use super::{Over, Session, attend::Wait, bond::Tie};
+use super::{Over, Session, attend::Wait, bond::Tie, busy::Writes};
 use crate::{
     pool::{CloseReason, Residue},
     redis::{
@@ -28,6 +28,8 @@ pub(super) struct Held {
     pub(super) queued: i64,
     /// Databases that the transaction selects.
     pub(super) selects: Vec<u32>,
+    /// What the transaction does to the tenant's writes in the end.
+    pub(super) writes: Option<Writes>,
     /// It is kept for the session.
     pub(super) tie: Option<Tie>,
 }
@@ -41,6 +43,7 @@ impl Held {
             is_tainted: false,
             queued: 0,
             selects: Vec::new(),
+            writes: None,
             tie: None,
         }
     }
@@ -66,7 +69,11 @@ impl Session {
     /// The end of a transaction, or of a watch.
     pub(super) async fn let_go(&mut self, mut held: Held) -> Result<(), Over> {
         let selects = std::mem::take(&mut held.selects);
+        let writes = held.writes.take();
         if held.exchange.is_carried_out() {
+            if let Some(writes) = writes {
+                self.note_writes(&writes);
+            }
             self.follow_selects(&mut held, selects).await?;
         }
         if held.tie.is_none() {

@@ -42,7 +42,7 @@ impl Session {
                 self.input.clear();
                 return Err(Next::End(SessionEnd::Goodbye));
             }
-            "reset" => return self.reset(request),
+            "reset" => return self.begin_reset(request),
             "readonly" | "readwrite" => {
                 self.answer(|out, _| refusal::plain(out, Plain::NoCluster))?;
             }
@@ -56,13 +56,7 @@ impl Session {
     }
 
     fn select(&mut self, request: &Request) -> Result<usize, Next> {
-        let number = std::str::from_utf8(request.word(1)).ok().and_then(|text| {
-            // As the server: an optional sign, no blanks, the range of an int.
-            text.parse::<i32>()
-                .ok()
-                .filter(|number| number.to_string() == text)
-        });
-        let Some(number) = number else {
+        let Some(number) = database_number(request.word(1)) else {
             return self.decline(request, |out| refusal::plain(out, Plain::NotInteger));
         };
         let Ok(database) = u32::try_from(number) else {
@@ -134,11 +128,17 @@ impl Session {
         Err(Next::Login(hello, credentials))
     }
 
-    /// Back to a connection as it was accepted: the client has to log in again.
-    fn reset(&mut self, request: &Request) -> Result<usize, Next> {
+    fn begin_reset(&mut self, request: &Request) -> Result<usize, Next> {
         if self.outbox.standing().owed > 0 {
             return Err(Next::Settled(0));
         }
+        self.input.advance(request.bytes);
+        Err(Next::Reset)
+    }
+
+    /// Back to a connection as it was accepted: the client has to log in again.
+    pub(super) async fn reset(&mut self) {
+        self.leave_redirected().await;
         // Dropped, the upstream is closed, and what it watched or queued with it.
         self.held = None;
         self.subscriber = None;
@@ -152,7 +152,13 @@ impl Session {
         if self.member.take().is_some() {
             self.control = stranger(&self.service);
         }
-        self.answer(|out, _| wire::simple(out, "RESET"))?;
-        Ok(request.bytes)
+        self.say(|out, _| wire::simple(out, "RESET"));
     }
+}
+
+/// The number of a database as the server takes it: a sign perhaps, no blanks, the range of an int.
+pub(super) fn database_number(word: &[u8]) -> Option<i32> {
+    let text = std::str::from_utf8(word).ok()?;
+    let number = text.parse::<i32>().ok()?;
+    (number.to_string() == text).then_some(number)
 }

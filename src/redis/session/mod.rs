@@ -147,6 +147,8 @@ enum Next {
     Trunk,
     /// A login.
     Login(Hello, Option<Credentials>),
+    /// A connection as it was accepted.
+    Reset,
     /// An upstream of its own, for these commands.
     Exclusive(exclusive::Job),
     /// Subscriptions to begin or to end.
@@ -242,9 +244,8 @@ impl Session {
             Next::Settled(owed) => self.settled(owed).await?,
             Next::Room => self.room().await?,
             Next::Trunk => Box::pin(self.open_trunk()).await?,
-            Next::Login(hello, credentials) => {
-                Box::pin(self.log_in(hello, credentials)).await?;
-            }
+            Next::Login(hello, credentials) => Box::pin(self.log_in(hello, credentials)).await?,
+            Next::Reset => Box::pin(self.reset()).await,
             Next::Subscribe {
                 kind,
                 begins,

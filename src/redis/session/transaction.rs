@@ -8,6 +8,7 @@ use bytes::{Bytes, BytesMut};
 use super::{
     Next, Replies, Session,
     exclusive::{Job, Then},
+    local::database_number,
     request::Request,
 };
 use crate::redis::{
@@ -112,11 +113,12 @@ impl Session {
             }
             (Class::Transaction, "multi", false) => Then::Queue,
             (Class::Local, "select", _) if !self.is_routed() => {
-                let number = std::str::from_utf8(request.word(1)).ok();
                 // What is no number the server refuses by itself.
-                let number = number.and_then(|text| text.parse().ok());
-                number.map_or(Then::Keep, Then::Select)
+                let number = database_number(request.word(1));
+                let database = number.and_then(|number| u32::try_from(number).ok());
+                database.map_or(Then::Keep, Then::Select)
             }
+            (_, "client|unpause", _) => Then::Resume,
             (Class::Local, "ping" | "echo", _) if self.is_in_step() => Then::Keep,
             // Inside a transaction nothing blocks; while only watching it would.
             (
@@ -191,6 +193,8 @@ impl Session {
                     return Some((bytes, commands, has_script));
                 }
                 (Class::Transaction, "multi") if commands == 1 && decoder.len() == 1 => {}
+                // What they do to the writes of others has to be noted.
+                (_, "client|pause" | "client|unpause") => return None,
                 // Nothing blocks inside a transaction; the rest is queued as it is.
                 (
                     Class::Shared

@@ -208,7 +208,7 @@ impl Link {
         let outcome = self.hand_out(hub, input, (&mut touched, &mut gone));
         // Also what came before a fault is for the clients.
         for client in touched {
-            if client.flush() {
+            if client.flush_watching() {
                 hub.state.lock().slow.push(Arc::downgrade(&client));
             }
         }
