@@ -2,18 +2,23 @@
 
 use std::{net::SocketAddr, sync::Arc};
 
+use base64::{Engine as _, engine::general_purpose::STANDARD};
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use super::{Board, Seat, board::Newcomer, password::PasswordCheck};
 use crate::{
-    auth::{Throttle, ThrottleKey},
+    auth::{Throttle, ThrottleKey, scram::Verifier},
+    crypto::Secret,
     fault::Refusal,
     protocol::Protocol,
     registry::{Address, Found, Place, Query, Registry},
     telemetry::{LoginOutcome, SessionMeters},
-    tenant::{Account, Role, ScramVerifier, Tenant},
+    tenant::{Account, Role, ScramVerifier, Tenant, hmac},
 };
+
+/// Bytes of salt of SHA-1 verifiers, as MongoDB's.
+const SHA1_SALT_BYTES: usize = 16;
 
 /// Admits clients; shared by all listeners.
 pub struct Admission {
@@ -230,6 +235,21 @@ impl Candidate {
     /// What the client's proof is checked against.
     pub fn verifier(&self) -> ScramVerifier {
         self.verifier.clone()
+    }
+
+    /// What a proof of `SCRAM-SHA-1` is checked against; nothing fits it unless the user is an upstream's own, whose
+    /// password is known. `digest` makes of the password what that mechanism proves.
+    pub async fn sha1_verifier(&self, digest: impl FnOnce(&str) -> Secret) -> Option<Verifier> {
+        let name = format!("{} SCRAM-SHA-1", self.sought.key(self.peer).name);
+        let seed = hmac(&self.admission.mock_key, name.as_bytes());
+        let salt = seed.iter().copied().take(SHA1_SALT_BYTES).collect();
+        let known = self.account.as_ref();
+        let password = match known.and_then(|account| account.password.as_ref()) {
+            Some(password) => digest(password.expose()),
+            // The same work, for a password that nobody can know.
+            None => Secret::from(STANDARD.encode(hmac(&seed, b"nobody"))),
+        };
+        self.admission.passwords.derive_sha1(password, salt).await
     }
 
     /// Checks a password sent in clear, and admits.

@@ -1,9 +1,13 @@
 //! Checking passwords in clear against verifiers, off the reactor and only once for each.
 
-use dashmap::DashSet;
+use dashmap::{DashMap, DashSet};
 use tokio::sync::Semaphore;
 
-use crate::tenant::{ScramVerifier, hmac};
+use crate::{
+    auth::scram::Verifier,
+    crypto::Secret,
+    tenant::{ScramVerifier, hmac},
+};
 
 /// Passwords remembered as right, at most; beyond, all are forgotten and derived again.
 const REMEMBERED_MAX: usize = 10_000;
@@ -14,6 +18,7 @@ const DERIVING_MAX: usize = 2;
 pub(super) struct PasswordCheck {
     key: [u8; 32],
     right: DashSet<[u8; 32]>,
+    derived: DashMap<[u8; 32], Verifier>,
     deriving: Semaphore,
 }
 
@@ -22,6 +27,7 @@ impl PasswordCheck {
         Self {
             key,
             right: DashSet::new(),
+            derived: DashMap::new(),
             deriving: Semaphore::new(DERIVING_MAX),
         }
     }
@@ -52,5 +58,22 @@ impl PasswordCheck {
             self.right.insert(digest);
         }
         fits
+    }
+
+    /// The verifier of a password by `SCRAM-SHA-1`. The first time costs a key derivation, then one hash.
+    pub(super) async fn derive_sha1(&self, password: Secret, salt: Vec<u8>) -> Option<Verifier> {
+        let text = [salt.as_slice(), password.expose().as_bytes()].concat();
+        let digest = hmac(&self.key, &text);
+        if let Some(known) = self.derived.get(&digest) {
+            return Some(known.clone());
+        }
+        let _permit = self.deriving.acquire().await.ok()?;
+        let work = move || Verifier::derive_sha1(password.expose(), salt);
+        let verifier = tokio::task::spawn_blocking(work).await.ok()?;
+        if self.derived.len() >= REMEMBERED_MAX {
+            self.derived.clear();
+        }
+        self.derived.insert(digest, verifier.clone());
+        Some(verifier)
     }
 }

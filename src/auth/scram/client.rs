@@ -3,21 +3,21 @@
 use std::fmt;
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
 
-use super::message::{Binding, END_POINT, ScramError, check_length, escape, field, nonce};
-use crate::{
-    crypto::Secret,
-    tenant::{hmac, salted_password},
+use super::{
+    mechanism::Mechanism,
+    message::{Binding, END_POINT, ScramError, check_length, escape, field, nonce},
 };
+use crate::crypto::Secret;
 
 /// More iterations than any server asks for; a hostile one could otherwise keep us busy for hours.
 const ITERATIONS_MAX: u32 = 1_000_000;
 
 /// An exchange whose first message has been made.
 pub struct Client {
+    mechanism: Mechanism,
     /// The GS2 header and the binding, which the last message repeats.
     covered: Vec<u8>,
     bare: String,
@@ -27,9 +27,10 @@ pub struct Client {
 /// The salted password of one salt: kept by dialers, so that dialling again costs no derivation.
 #[derive(Clone)]
 pub struct Salted {
+    mechanism: Mechanism,
     salt: Vec<u8>,
     iterations: u32,
-    key: Zeroizing<[u8; 32]>,
+    key: Zeroizing<Vec<u8>>,
 }
 
 impl fmt::Debug for Salted {
@@ -45,13 +46,28 @@ pub struct Finish {
     pub message: String,
     /// For the next exchange with the same server.
     pub salted: Salted,
-    expected: [u8; 32],
+    expected: Vec<u8>,
 }
 
 impl Client {
     /// Begins; the text is the first message. PostgreSQL ignores the user and wants it empty.
     pub fn begin(user: &str) -> Result<(Self, String), ScramError> {
         Self::begin_bound(user, Binding::Unavailable)
+    }
+
+    /// Begins with that hash.
+    pub fn begin_as(mechanism: Mechanism, user: &str) -> Result<(Self, String), ScramError> {
+        let (client, first) = Self::begin(user)?;
+        Ok((client.by(mechanism), first))
+    }
+
+    pub(super) fn by(self, mechanism: Mechanism) -> Self {
+        Self { mechanism, ..self }
+    }
+
+    /// The hash.
+    pub const fn mechanism(&self) -> Mechanism {
+        self.mechanism
     }
 
     /// Begins over TLS: [`Binding::Unused`] is for servers that do not offer the binding.
@@ -69,6 +85,7 @@ impl Client {
         let first = format!("{flag},,{bare}");
         let covered = [format!("{flag},,").as_bytes(), data].concat();
         let client = Self {
+            mechanism: Mechanism::Sha256,
             covered,
             bare,
             nonce,
@@ -100,27 +117,29 @@ impl Client {
         if iterations == 0 || iterations > ITERATIONS_MAX {
             return Err(ScramError::Malformed("iteration count"));
         }
-        let salted = match known {
-            Some(known) if known.salt == salt && known.iterations == iterations => known.clone(),
-            _ => {
-                let key = salted_password(password.expose(), &salt, iterations);
-                Salted {
-                    salt,
-                    iterations,
-                    key: Zeroizing::new(key),
-                }
-            }
+        let mechanism = self.mechanism;
+        let fits = |known: &&Salted| {
+            known.mechanism == mechanism && known.salt == salt && known.iterations == iterations
+        };
+        let salted = match known.filter(fits) {
+            Some(known) => known.clone(),
+            None => Salted {
+                mechanism,
+                key: mechanism.salted(password.expose(), &salt, iterations),
+                salt,
+                iterations,
+            },
         };
         let covered = format!("c={},r={nonce}", STANDARD.encode(&self.covered));
         let said = format!("{},{server_first},{covered}", self.bare);
-        let client_key = Zeroizing::new(hmac(&salted.key, b"Client Key"));
-        let stored_key: [u8; 32] = Sha256::digest(*client_key).into();
-        let mut proof = hmac(&stored_key, said.as_bytes());
+        let client_key = Zeroizing::new(mechanism.hmac(&salted.key, b"Client Key"));
+        let stored_key = mechanism.hash(&client_key);
+        let mut proof = mechanism.hmac(&stored_key, said.as_bytes());
         for (byte, key) in proof.iter_mut().zip(client_key.iter()) {
             *byte ^= key;
         }
-        let server_key = hmac(&salted.key, b"Server Key");
-        let expected = hmac(&server_key, said.as_bytes());
+        let server_key = mechanism.hmac(&salted.key, b"Server Key");
+        let expected = mechanism.hmac(&server_key, said.as_bytes());
         let message = format!("{covered},p={}", STANDARD.encode(proof));
         Ok(Finish {
             message,

@@ -1,15 +1,16 @@
 //! The server's role: towards clients.
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
-use super::message::{ClientFirst, ScramError, check_length, field, nonce};
-use crate::tenant::{ScramVerifier, hmac};
+use super::{
+    mechanism::Verifier,
+    message::{ClientFirst, ScramError, check_length, field, nonce},
+};
 
 /// An exchange whose first messages have been said; consumed by the last.
 pub struct Server {
-    verifier: ScramVerifier,
+    verifier: Verifier,
     covered: Vec<u8>,
     nonce: String,
     /// Both first messages, which the proof covers.
@@ -20,14 +21,14 @@ impl Server {
     /// Answers the client's first message; the text is the server's first.
     pub fn begin(
         first: &ClientFirst,
-        verifier: ScramVerifier,
+        verifier: impl Into<Verifier>,
     ) -> Result<(Self, String), ScramError> {
-        Ok(Self::begin_with(first, verifier, &nonce()?))
+        Ok(Self::begin_with(first, verifier.into(), &nonce()?))
     }
 
     pub(super) fn begin_with(
         first: &ClientFirst,
-        verifier: ScramVerifier,
+        verifier: Verifier,
         own_nonce: &str,
     ) -> (Self, String) {
         let nonce = format!("{}{own_nonce}", first.nonce);
@@ -58,20 +59,21 @@ impl Server {
         if nonce != self.nonce {
             return Err(ScramError::Malformed("nonce"));
         }
-        let proof: [u8; 32] = STANDARD
+        let verifier = &self.verifier;
+        let mechanism = verifier.mechanism;
+        let mut client_key = STANDARD
             .decode(proof)
             .ok()
-            .and_then(|bytes| bytes.try_into().ok())
+            .filter(|proof| proof.len() == verifier.stored_key.len())
             .ok_or(ScramError::Malformed("proof"))?;
         let said = format!("{},{covered}", self.said);
-        let signature = hmac(&self.verifier.stored_key, said.as_bytes());
-        let mut client_key = proof;
+        let signature = mechanism.hmac(&verifier.stored_key, said.as_bytes());
         for (byte, mask) in client_key.iter_mut().zip(signature) {
             *byte ^= mask;
         }
-        let stored: [u8; 32] = Sha256::digest(client_key).into();
-        if bool::from(stored.ct_eq(&self.verifier.stored_key)) {
-            let own = hmac(&self.verifier.server_key, said.as_bytes());
+        let stored = mechanism.hash(&client_key);
+        if bool::from(stored.ct_eq(&verifier.stored_key)) {
+            let own = mechanism.hmac(&verifier.server_key, said.as_bytes());
             Ok(format!("v={}", STANDARD.encode(own)))
         } else {
             Err(ScramError::Mismatch)

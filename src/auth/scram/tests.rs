@@ -2,7 +2,7 @@
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 
-use super::{Binding, Client, ClientFirst, ScramError, Server};
+use super::{Binding, Client, ClientFirst, Mechanism, ScramError, Server, Verifier};
 use crate::{crypto::Secret, tenant::ScramVerifier};
 
 const SERVER_FIRST: &str =
@@ -26,7 +26,7 @@ fn rfc_example_holds_in_both_roles() {
     assert_eq!(first, "n,,n=user,r=rOprNGfwEbeRWgbNEkqO");
     let parsed = ClientFirst::parse(&first).unwrap();
     let (server, answer) =
-        Server::begin_with(&parsed, verifier(), "%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0");
+        Server::begin_with(&parsed, verifier().into(), "%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0");
     assert_eq!(answer, SERVER_FIRST);
     let finish = client.answer(&answer, &secret("pencil"), None).unwrap();
     assert_eq!(finish.message, CLIENT_LAST);
@@ -34,6 +34,44 @@ fn rfc_example_holds_in_both_roles() {
     finish.check(SERVER_LAST).unwrap();
     assert_eq!(finish.check("v=AAAA"), Err(ScramError::ServerMismatch));
     assert_eq!(finish.check("e=other-error"), Err(ScramError::Refused));
+}
+
+#[test]
+fn example_of_rfc_5802_holds_with_sha_1() {
+    let nonce = "fyko+d2lbbFgONRv9qkxdawL";
+    let (client, first) = Client::begin_with("user", nonce.into(), Binding::Unavailable);
+    assert_eq!(first, "n,,n=user,r=fyko+d2lbbFgONRv9qkxdawL");
+    let client = client.by(Mechanism::Sha1);
+    let answer = "r=fyko+d2lbbFgONRv9qkxdawL3rfcNHYJY1ZVvWVs7j,s=QSXCR+Q6sek8bf92,i=4096";
+    let finish = client.answer(answer, &secret("pencil"), None).unwrap();
+    assert_eq!(
+        finish.message,
+        "c=biws,r=fyko+d2lbbFgONRv9qkxdawL3rfcNHYJY1ZVvWVs7j,p=v0X8v3Bz2T0CJGbJQyF0X+HI4Ts="
+    );
+    finish.check("v=rmF9pqV8S7suAoZWja4dJRkFsKQ=").unwrap();
+}
+
+#[test]
+fn sha_1_holds_in_both_roles_and_with_its_own_hash_only() {
+    for (mechanism, password, expected) in [
+        (Mechanism::Sha1, "digest", None),
+        (Mechanism::Sha1, "digests", Some(ScramError::Mismatch)),
+        (
+            Mechanism::Sha256,
+            "digest",
+            Some(ScramError::Malformed("proof")),
+        ),
+    ] {
+        let (client, first) = Client::begin_as(mechanism, "user").unwrap();
+        let parsed = ClientFirst::parse(&first).unwrap();
+        let verifier = Verifier::derive_sha1("digest", vec![7; 16]);
+        let (server, answer) = Server::begin(&parsed, verifier).unwrap();
+        let finish = client.answer(&answer, &secret(password), None).unwrap();
+        match (server.finish(&finish.message), expected) {
+            (Ok(last), None) => finish.check(&last).unwrap(),
+            (outcome, expected) => assert_eq!(outcome.err(), expected),
+        }
+    }
 }
 
 #[test]
