@@ -22,7 +22,7 @@ use std::{
 
 use bson::{Document, RawDocumentBuf, doc, rawdoc};
 use polypool::{
-    auth::scram::Client as Scram,
+    auth::scram::{Client as Scram, Mechanism},
     crypto::{Keyring, Secret},
     mongodb,
     net::{Listener, tls::ClientTls},
@@ -40,6 +40,9 @@ use tokio::{
     net::{TcpListener, TcpSocket},
     time::timeout,
 };
+
+#[path = "mongodb_gateway/logins.rs"]
+mod logins;
 
 const CHECKSUM_PRESENT: u32 = 1;
 const MORE_TO_COME: u32 = 2;
@@ -69,6 +72,15 @@ impl Rig {
     }
 
     async fn start_for(url: String) -> Self {
+        Self::start_with(url, mongodb::Settings::default(), pool::Settings::default()).await
+    }
+
+    async fn start_with(
+        url: String,
+        settings: mongodb::Settings,
+        pool_settings: pool::Settings,
+    ) -> Self {
+        let mongodb_settings = settings;
         let dir = tempfile::tempdir().unwrap();
         let (keyring, _) = Keyring::load_or_create(&dir.path().join("keys")).unwrap();
         let settings = Settings {
@@ -110,8 +122,8 @@ impl Rig {
         }
         let shutdown = Shutdown::new();
         let service = mongodb::Service::new(mongodb::Parts {
-            settings: mongodb::Settings::default(),
-            pool: pool::Settings::default(),
+            settings: mongodb_settings,
+            pool: pool_settings,
             budget: Budget::new(100),
             admission: Admission::new(Arc::new(registry), Board::new()).unwrap(),
             shutdown: shutdown.clone(),
@@ -194,16 +206,23 @@ struct Reply {
 
 impl Wire {
     async fn login(&mut self, user: &str, password: &Secret) -> Document {
-        let (scram, first) = Scram::begin(user).unwrap();
+        self.login_by(Mechanism::Sha256, user, password).await
+    }
+
+    async fn login_by(&mut self, mechanism: Mechanism, user: &str, password: &Secret) -> Document {
+        let (scram, first) = Scram::begin_as(mechanism, user).unwrap();
         let payload = |text: &str| bson::Binary {
             subtype: bson::spec::BinarySubtype::Generic,
             bytes: text.as_bytes().to_vec(),
         };
         let start = rawdoc! {
-            "saslStart": 1, "mechanism": "SCRAM-SHA-256", "payload": payload(&first),
+            "saslStart": 1, "mechanism": mechanism.label(), "payload": payload(&first),
             "options": { "skipEmptyExchange": true }, "$db": "admin",
         };
         let started = self.ask(&start).await;
+        if number(&started, "ok") != 1 {
+            return started;
+        }
         let first = String::from_utf8(started.get_binary_generic("payload").unwrap().clone());
         let finish = scram.answer(&first.unwrap(), password, None).unwrap();
         let proof = rawdoc! {

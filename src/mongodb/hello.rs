@@ -9,11 +9,12 @@ use std::time::Duration;
 use bson::{DateTime, RawArrayBuf, RawDocumentBuf, cstr};
 
 use super::{
-    login::{MECHANISM, SaslStart},
+    login::SaslStart,
     refusal::ErrorReply,
     topology::Topology,
     wire::{Compressor, Element, Elements, MESSAGE_BYTES_MAX},
 };
+use crate::auth::scram::Mechanism;
 
 /// Longest time that one awaited hello may be held.
 const AWAIT_MAX: Duration = Duration::from_mins(5);
@@ -118,6 +119,7 @@ impl Hello {
         &self,
         topology: &Topology,
         wire_version: i32,
+        offered: &[Mechanism],
         connection: i32,
     ) -> RawDocumentBuf {
         let mut out = RawDocumentBuf::new();
@@ -147,7 +149,7 @@ impl Hello {
         }
         if self.asks_mechanisms {
             // The same for users that do not exist: the answer must not tell.
-            let mechanisms: RawArrayBuf = [MECHANISM].into_iter().collect();
+            let mechanisms: RawArrayBuf = offered.iter().map(|it| it.label()).collect();
             out.append(cstr!("saslSupportedMechs"), mechanisms);
         }
         out

@@ -1,4 +1,7 @@
-//! Logging in: SCRAM-SHA-256 in the commands that MongoDB wraps it in.
+//! Logging in: SCRAM in the commands that MongoDB wraps it in.
+//!
+//! SHA-256 always; SHA-1, where it is switched on, for an upstream's own user only: of issued credentials there is no
+//! password to derive its verifier from.
 //!
 //! Whom a login means, and what a failure costs, is decided in `session::Admission`.
 
@@ -8,17 +11,16 @@ use bson::{Binary, RawDocumentBuf, rawdoc, spec::BinarySubtype};
 
 use super::{
     refusal::{ErrorReply, Standing},
+    upstream::digest,
     wire::{Body, Elements},
 };
 use crate::{
-    auth::scram::{ClientFirst, Server},
+    auth::scram::{ClientFirst, Mechanism, Server, Verifier},
     fault::Refusal,
     protocol::Protocol,
     session::{Admission, Admitted, Candidate, Claim},
 };
 
-/// The one mechanism that is offered.
-pub(crate) const MECHANISM: &str = "SCRAM-SHA-256";
 /// The number of a connection's only conversation.
 const CONVERSATION: i32 = 1;
 
@@ -44,7 +46,8 @@ impl SaslStart {
     pub(crate) fn speculated(document: &[u8]) -> Option<Self> {
         let command = Elements::new(document).ok()?.next()?.ok()?;
         let start = Self::of(document)?;
-        (command.name == b"saslStart" && start.mechanism == MECHANISM).then_some(start)
+        let is_known = Mechanism::parse(&start.mechanism).is_some();
+        (command.name == b"saslStart" && is_known).then_some(start)
     }
 
     fn of(document: &[u8]) -> Option<Self> {
@@ -99,6 +102,8 @@ pub(crate) struct Origin<'a> {
     pub(crate) server_name: Option<&'a str>,
     /// Its address.
     pub(crate) peer: SocketAddr,
+    /// How it may log in.
+    pub(crate) offered: &'static [Mechanism],
 }
 
 /// A connection's login under way.
@@ -154,9 +159,9 @@ impl Conversation {
         origin: Origin<'_>,
     ) -> Result<Step, ErrorReply> {
         *self = Self::None;
-        if start.mechanism != MECHANISM {
-            return Err(ErrorReply::mechanism(&start.mechanism));
-        }
+        let mechanism = Mechanism::parse(&start.mechanism)
+            .filter(|mechanism| origin.offered.contains(mechanism))
+            .ok_or_else(|| ErrorReply::mechanism(&start.mechanism))?;
         let first = std::str::from_utf8(&start.payload)
             .ok()
             // Channel binding exists for no driver of MongoDB; the server takes this header only.
@@ -175,8 +180,15 @@ impl Conversation {
             .identify(claim)
             .await
             .map_err(|refusal| refused(&refusal))?;
-        let (server, answer) =
-            Server::begin(&first, candidate.verifier()).map_err(|_| rejected())?;
+        let verifier = match mechanism {
+            Mechanism::Sha256 => Verifier::from(candidate.verifier()),
+            Mechanism::Sha1 => {
+                let digested = |password: &str| digest(&first.user, password);
+                let verifier = candidate.sha1_verifier(digested).await;
+                verifier.ok_or_else(rejected)?
+            }
+        };
+        let (server, answer) = Server::begin(&first, verifier).map_err(|_| rejected())?;
         *self = Self::Begun(Box::new(Begun {
             server,
             candidate,

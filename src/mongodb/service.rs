@@ -25,6 +25,7 @@ use super::{
     wire::{Compressor, Header, Opcode, encode_message, encode_reply},
 };
 use crate::{
+    auth::scram::Mechanism,
     fault::Refusal,
     net::{
         Stream,
@@ -66,6 +67,19 @@ pub struct Settings {
     pub await_short: Duration,
     /// How clients may compress: `snappy`, `zstd`, `zlib`.
     pub compressors: Vec<String>,
+    /// Whether an upstream's own user may log in by `SCRAM-SHA-1` too.
+    pub scram_sha_1: bool,
+}
+
+impl Settings {
+    /// How clients may log in.
+    pub(super) const fn mechanisms(&self) -> &'static [Mechanism] {
+        if self.scram_sha_1 {
+            &[Mechanism::Sha256, Mechanism::Sha1]
+        } else {
+            &[Mechanism::Sha256]
+        }
+    }
 }
 
 impl Default for Settings {
@@ -76,6 +90,7 @@ impl Default for Settings {
             await_share: 50,
             await_short: Duration::from_millis(20),
             compressors: Compressor::ALL.map(|it| it.label().to_owned()).to_vec(),
+            scram_sha_1: false,
         }
     }
 }

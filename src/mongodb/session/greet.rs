@@ -28,6 +28,7 @@ impl Session {
         let mut reply = hello.reply(
             &service.topology,
             service.settings.wire_version,
+            service.settings.mechanisms(),
             self.connection,
         );
         if let Some(compressors) = hello.compressors.take() {
@@ -98,6 +99,7 @@ impl Session {
         let origin = Origin {
             server_name: self.client.server_name(),
             peer: self.client.peer(),
+            offered: self.service.settings.mechanisms(),
         };
         let admission = &self.service.admission;
         let step = self.conversation.begin(admission, start, origin).await?;

@@ -5,6 +5,7 @@
 
 mod converse;
 mod handshake;
+mod login;
 mod probe;
 mod seeds;
 
@@ -24,6 +25,7 @@ pub use probe::probe;
 
 pub(crate) use converse::{Answer, ConverseError, converse};
 pub(crate) use handshake::hello_command;
+pub(crate) use login::digest;
 pub(crate) use seeds::connect;
 
 use self::seeds::{OpenError, open, open_server};

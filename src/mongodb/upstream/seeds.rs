@@ -4,12 +4,15 @@ use std::time::Duration;
 
 use tokio::time::timeout;
 
-use super::handshake::{GreetError, Login, Opened, Wanted, greet};
+use super::{
+    handshake::{GreetError, Opened, Wanted, greet},
+    login::Login,
+};
 use crate::{
     auth::scram::Salted,
     net::{
         Address, DialFault, DialStep, Stream,
-        tls::{ClientTls, Verify},
+        tls::{ClientTls, UpstreamFiles, Verify},
     },
     tenant::{Endpoint, Target, TlsMode},
 };
@@ -140,5 +143,21 @@ pub(crate) async fn connect(
         TlsMode::VerifyCa => Verify::Chain,
         TlsMode::VerifyFull => Verify::ChainAndName,
     };
+    let tls = certified(target, tls)?;
     tls.upgrade(stream, &endpoint.host, verify).await
+}
+
+/// With the files that the connection string names: a certificate and its key in one, as drivers have it, and whom to
+/// trust.
+fn certified(target: &Target, tls: &ClientTls) -> Result<ClientTls, DialFault> {
+    let option = |name: &str| target.options.get(name).map(String::as_str);
+    let own = option("tlscertificatekeyfile");
+    let files = UpstreamFiles {
+        identity: own.map(|name| (name, name)),
+        roots: option("tlscafile"),
+    };
+    tls.with_files(files).map_err(|error| {
+        let hint = "put the files into tls.upstream_folder and name them without a path";
+        DialFault::new(DialStep::Tls, error.to_string(), hint)
+    })
 }
