@@ -3,6 +3,7 @@
 //! Knows no protocol and no tenant; deadlines and limits are passed in.
 
 mod dial;
+pub mod dns;
 mod end_point;
 mod listener;
 mod scratch;
