@@ -34,6 +34,11 @@ impl<D: Dial> Pool<D> {
         self.step(|core, now, orders| core.pause(false, now, orders));
     }
 
+    /// What was heard elsewhere says that the way is open again: an outage is not waited out.
+    pub fn reopen(&self) {
+        self.step(Core::reopen);
+    }
+
     /// Closes every upstream there is, now or when it comes back; new ones are opened as needed.
     pub fn reconnect(&self) {
         self.step(Core::renew);

@@ -17,6 +17,13 @@ impl<C, W> Core<C, W> {
         self.plan(now, orders);
     }
 
+    /// Forgets an outage, so that the next who asks has an upstream opened.
+    pub(in crate::pool) fn reopen(&mut self, now: Instant, orders: &mut Vec<Order<C, W>>) {
+        if self.outage.take().is_some() {
+            self.plan(now, orders);
+        }
+    }
+
     /// Ends the pool: waiters hear it, idle connections close, leased ones when they come back.
     pub(in crate::pool) fn drain(&mut self, orders: &mut Vec<Order<C, W>>) {
         self.draining = true;
