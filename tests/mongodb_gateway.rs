@@ -41,8 +41,12 @@ use tokio::{
     time::timeout,
 };
 
+#[path = "mongodb_gateway/bounds.rs"]
+mod bounds;
 #[path = "mongodb_gateway/logins.rs"]
 mod logins;
+#[path = "mongodb_gateway/topologies.rs"]
+mod topologies;
 
 const CHECKSUM_PRESENT: u32 = 1;
 const MORE_TO_COME: u32 = 2;

@@ -32,7 +32,7 @@ pub use self::{
     client_url::Entrances,
     control::{Control, ControlFuture, Order},
     figures::{ClientRow, Figures, PoolRow},
-    probe::{ProbeFuture, Prober},
+    probe::{ProbeFuture, Prober, ResolveFuture},
     settings::Settings,
     token::{load_or_create_token, token_file},
 };

@@ -1,6 +1,6 @@
 //! Connection tests: the caller's check of the address, the deadline, and the words of the result.
 
-use std::{future::Future, pin::Pin};
+use std::{borrow::Cow, future::Future, pin::Pin};
 
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -19,10 +19,19 @@ use crate::{
 /// The future of a connection test: the server's version, or the step that failed.
 pub type ProbeFuture<'a> = Pin<Box<dyn Future<Output = Result<String, DialFault>> + Send + 'a>>;
 
+/// The future of looking up what a target's name stands for.
+pub type ResolveFuture<'a> =
+    Pin<Box<dyn Future<Output = Result<Cow<'a, Target>, DialFault>> + Send + 'a>>;
+
 /// Opens a connection to a database, logs in, sends a harmless command, and closes it.
 pub trait Prober: Send + Sync {
     /// Tests a database.
     fn probe<'a>(&'a self, target: &'a Target) -> ProbeFuture<'a>;
+
+    /// The hosts that will be dialled, where the target's name stands for others.
+    fn resolve<'a>(&'a self, target: &'a Target) -> ResolveFuture<'a> {
+        Box::pin(async move { Ok(Cow::Borrowed(target)) })
+    }
 }
 
 /// A test that succeeded.
@@ -50,7 +59,8 @@ impl Admin {
         let settings = &self.parts.settings;
         let began = Instant::now();
         let work = async {
-            egress::check(target, &settings.egress_allow).await?;
+            let hosts = self.parts.prober.resolve(target).await?;
+            egress::check(&hosts, &settings.egress_allow).await?;
             self.parts
                 .prober
                 .probe(target)

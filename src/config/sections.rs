@@ -74,7 +74,8 @@ pub struct Tls {
     pub client_roots: PathBuf,
     /// Certificates to trust of upstreams, besides the well-known ones, PEM.
     pub upstream_roots: PathBuf,
-    /// Where the files lie that connection strings name by `sslcert`, `sslkey` and `sslrootcert`.
+    /// Where the files lie that connection strings name: `sslcert`, `sslkey` and `sslrootcert`, or `tlsCertificateKeyFile`
+    /// and `tlsCAFile`.
     pub upstream_folder: PathBuf,
 }
 

@@ -104,7 +104,7 @@ impl Gateway {
         let admin = Admin::new(admin::Parts {
             settings: config.admin.clone(),
             registry,
-            prober: Arc::new(Probes::new(client_tls, config.pool.dial_wait_max)),
+            prober: Arc::new(Probes::new(client_tls, &config)),
             figures: Arc::clone(&services) as Arc<dyn admin::Figures>,
             control: desk,
             metrics: Arc::new(move || {
@@ -240,7 +240,7 @@ fn flatten(prefix: &str, value: &toml::Value, out: &mut Vec<(String, String)>) {
 /// When the certificates to trust cannot be read.
 pub fn prober(config: &Config) -> anyhow::Result<Arc<dyn admin::Prober>> {
     let client_tls = config.tls.client_tls().context("tls.upstream_roots")?;
-    Ok(Arc::new(Probes::new(client_tls, config.pool.dial_wait_max)))
+    Ok(Arc::new(Probes::new(client_tls, config)))
 }
 
 fn server_tls(config: &Config) -> anyhow::Result<Option<ServerTls>> {

@@ -1,9 +1,10 @@
 //! Connection tests for the admin API: the protocols' own dialling, without a pool.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use crate::{
-    admin::{ProbeFuture, Prober},
+    admin::{ProbeFuture, Prober, ResolveFuture},
+    config::Config,
     mongodb,
     net::{self, Address, DialFault, DialStep, tls::ClientTls},
     postgres, redis,
@@ -13,14 +14,16 @@ use crate::{
 /// Tests databases of every type.
 pub(super) struct Probes {
     client_tls: ClientTls,
+    names: Arc<mongodb::Names>,
     wait_max: Duration,
 }
 
 impl Probes {
-    pub(super) fn new(client_tls: ClientTls, wait_max: Duration) -> Self {
+    pub(super) fn new(client_tls: ClientTls, config: &Config) -> Self {
         Self {
             client_tls,
-            wait_max,
+            names: config.mongodb.names(),
+            wait_max: config.pool.dial_wait_max,
         }
     }
 
@@ -30,7 +33,9 @@ impl Probes {
                 postgres::probe(target, &self.client_tls, self.wait_max).await
             }
             DatabaseType::Redis => redis::probe(target, &self.client_tls, self.wait_max).await,
-            DatabaseType::Mongodb => mongodb::probe(target, &self.client_tls, self.wait_max).await,
+            DatabaseType::Mongodb => {
+                mongodb::probe(target, &self.client_tls, &self.names, self.wait_max).await
+            }
             DatabaseType::BunApi => self.knock(target).await,
         }
     }
@@ -57,5 +62,9 @@ impl Probes {
 impl Prober for Probes {
     fn probe<'a>(&'a self, target: &'a Target) -> ProbeFuture<'a> {
         Box::pin(self.run(target))
+    }
+
+    fn resolve<'a>(&'a self, target: &'a Target) -> ResolveFuture<'a> {
+        Box::pin(self.names.resolve(target))
     }
 }

@@ -6,7 +6,7 @@
 use std::{future::poll_fn, io, pin::pin, sync::Arc, task::Poll, time::Duration};
 
 use bson::rawdoc;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout, timeout_at};
 
 use super::{
     aftermath,
@@ -54,9 +54,10 @@ impl Session {
             }
             _ => None,
         };
+        self.pin(&mut plan);
         let mut is_second = false;
         let mut loan = loop {
-            let mut loan = match self.lend(&plan).await? {
+            let mut loan = match self.lend(&mut plan).await? {
                 Ok(loan) => loan,
                 Err(error) => return Box::pin(self.refuse_exchange(&plan, &error)).await,
             };
@@ -70,7 +71,7 @@ impl Session {
             }
             is_second = true;
         };
-        self.note_transaction(&plan);
+        self.note_transaction(&plan, &loan.server);
         if !plan.wants_reply {
             return self.settle(&plan, loan.lease).await;
         }
@@ -184,13 +185,19 @@ impl Session {
         }
         let mut rest = header.length;
         let mut tail = CursorTail::begin(lease.upstream.intake.pending());
+        let until = Instant::now() + self.service.settings.reply_wait_max;
         loop {
             let upstream = &mut lease.upstream;
             let known = upstream.intake.pending();
             let here = known.get(..rest.min(known.len())).unwrap_or_default();
             let count = here.len();
             tail.pass(here);
-            hand_on(&mut self.client, &mut self.ending, here).await?;
+            let handing_on = hand_on(&mut self.client, &mut self.ending, here);
+            match timeout_at(until, handing_on).await {
+                Ok(outcome) => outcome?,
+                // Others wait for its upstream.
+                Err(_) => return Flow::Break(SessionEnd::Limit),
+            }
             upstream.intake.consume(count);
             rest -= count;
             if rest == 0 {
@@ -220,7 +227,7 @@ impl Session {
     }
 
     /// Keeps the table of transactions.
-    fn note_transaction(&mut self, plan: &Plan) {
+    fn note_transaction(&mut self, plan: &Plan, server: &Arc<Server>) {
         let (Some(transaction), Some(member)) = (&plan.transaction, &self.member) else {
             return;
         };
@@ -228,7 +235,8 @@ impl Session {
         if plan.standing == Standing::EndsTransaction {
             transactions.end(transaction);
         } else {
-            transactions.speak(transaction, self.connection);
+            let pinned = member.servers.pins_transactions().then_some(server);
+            transactions.speak(transaction, self.connection, pinned);
             self.has_transactions = true;
         }
     }

@@ -7,17 +7,25 @@ use std::{
     task::{Context, Poll},
 };
 
+use tokio::time::{Instant, timeout_at};
+
 use super::{
     aftermath,
+    deadline::Deadline,
     ending::Ending,
     intake::Intake,
     plan::{Aftermath, Plan},
-    refusal::ErrorReply,
-    servers::{Route, Server, Turn, Unserved, Waits},
+    refusal::{ErrorReply, Standing},
+    servers::{Route, Server, Servers, Turn, Unserved, Waits},
     session::{Flow, Session},
     upstream::{Dialer, ServerKind},
 };
-use crate::{fault::Fault as _, net::Stream, pool::Lease, telemetry::SessionEnd};
+use crate::{
+    fault::Fault as _,
+    net::Stream,
+    pool::{CheckoutError, Lease},
+    telemetry::SessionEnd,
+};
 
 /// Bytes that a client may send ahead while it waits.
 const AHEAD_BYTES_MAX: usize = 64 * 1024;
@@ -49,8 +57,19 @@ pub(super) struct Loan {
 }
 
 impl Session {
+    /// Of several routers, sends a statement of a transaction to the one that has it.
+    pub(super) fn pin(&self, plan: &mut Plan) {
+        if let (Some(transaction), Some(member), Route::Primary) =
+            (&plan.transaction, &self.member, &plan.route)
+            && member.servers.pins_transactions()
+            && let Some(server) = member.servers.transactions.server_of(transaction)
+        {
+            plan.route = Route::Server(server);
+        }
+    }
+
     /// An upstream for a request, or why there is none.
-    pub(super) async fn lend(&mut self, plan: &Plan) -> Flow<Result<Loan, ErrorReply>> {
+    pub(super) async fn lend(&mut self, plan: &mut Plan) -> Flow<Result<Loan, ErrorReply>> {
         let Some(member) = &mut self.member else {
             return Flow::Break(SessionEnd::LoginFailed);
         };
@@ -68,20 +87,33 @@ impl Session {
         Box::pin(self.lend_in_line(plan)).await
     }
 
-    async fn lend_in_line(&mut self, plan: &Plan) -> Flow<Result<Loan, ErrorReply>> {
+    async fn lend_in_line(&mut self, plan: &mut Plan) -> Flow<Result<Loan, ErrorReply>> {
         let Some(member) = &self.member else {
             return Flow::Break(SessionEnd::LoginFailed);
         };
         let servers = Arc::clone(&member.servers);
-        match self.attend(servers.lease(&plan.route)).await {
-            Ok(Ok((server, lease))) => Flow::Continue(Ok(Loan { server, lease })),
-            Ok(Err(Unserved::Checkout(error))) => {
+        let message = self.intake.pending();
+        let deadline = Deadline::of(plan.rewritten.as_deref().unwrap_or(message));
+        let until = deadline.as_ref().and_then(Deadline::at);
+        let leasing = lease_in_time(&servers, plan, until);
+        match self.attend(leasing).await {
+            Ok(None) => Flow::Continue(Err(ErrorReply::time_is_over())),
+            Ok(Some(Ok((server, lease)))) => {
+                if let Some(deadline) = &deadline {
+                    let message = self.intake.pending_mut();
+                    deadline.lower(plan.rewritten.as_deref_mut().unwrap_or(message));
+                }
+                Flow::Continue(Ok(Loan { server, lease }))
+            }
+            Ok(Some(Err(Unserved::Checkout(error)))) => {
                 let refusal = error.refusal();
                 tracing::debug!(%refusal, "no upstream");
                 self.service.meters().fault(error.kind(), error.side());
                 Flow::Continue(Err(ErrorReply::of(&refusal, plan.standing)))
             }
-            Ok(Err(Unserved::NoMember(mode))) => Flow::Continue(Err(ErrorReply::no_member(mode))),
+            Ok(Some(Err(Unserved::NoMember(mode)))) => {
+                Flow::Continue(Err(ErrorReply::no_member(mode)))
+            }
             Err(interrupt) => {
                 self.leave_line(plan);
                 Flow::Break(interrupt.end())
@@ -139,6 +171,34 @@ impl Session {
             Poll::Pending => poll_interrupt(context, (client, intake), ending, ahead_max).map(Err),
         })
         .await
+    }
+}
+
+/// An upstream for a request; nothing, if its time was over before.
+async fn lease_in_time(
+    servers: &Servers,
+    plan: &Plan,
+    until: Option<Instant>,
+) -> Option<Result<(Arc<Server>, Lease<Dialer>), Unserved>> {
+    let leasing = async {
+        let outcome = servers.lease(&plan.route).await;
+        match (&outcome, &plan.transaction, &plan.route, plan.standing) {
+            // Any router can end it, by the token that the request bears.
+            (
+                Err(Unserved::Checkout(CheckoutError::DialFailed(_))),
+                Some(transaction),
+                Route::Server(_),
+                Standing::EndsTransaction,
+            ) => {
+                servers.transactions.unpin(transaction);
+                servers.lease(&Route::Primary).await
+            }
+            _ => outcome,
+        }
+    };
+    match until {
+        None => Some(leasing.await),
+        Some(until) => timeout_at(until, leasing).await.ok(),
     }
 }
 

@@ -5,7 +5,8 @@
 //! `policy` judges by, `answers` the small commands that need no server, `plan` what is changed in a
 //! request on its way, `preference` where a client wants to read, `servers` a tenant's servers and which one a
 //! request goes to, `lending` how it comes by an upstream there, `cursors` whose a cursor is, `transactions` which nobody goes on with, `reply` what is changed in what comes back, `aftermath` what a vanished client
-//! leaves behind, `ending` what ends a session from outside, and `intake` and `outlet` the two ends of
+//! leaves behind, `ending` what ends a session from outside, `sessions` whose session ids are whose, `deadline` what is left of a command's
+//! time, `room` how much of large commands is here at once, and `intake` and `outlet` the two ends of
 //! a socket.
 //!
 //! Cursors, sessions and transactions need no connection of their own on the server, so none is ever
@@ -15,6 +16,7 @@ mod aftermath;
 mod answers;
 mod commands;
 mod cursors;
+mod deadline;
 mod ending;
 mod exchange;
 mod hello;
@@ -27,13 +29,15 @@ mod policy;
 mod preference;
 mod refusal;
 mod reply;
+mod room;
 mod servers;
 mod service;
 mod session;
+mod sessions;
 mod topology;
 mod transactions;
 mod upstream;
 mod wire;
 
 pub use service::{Parts, Service, Settings};
-pub use upstream::{Dialer, Upstream, probe};
+pub use upstream::{Dialer, Names, Upstream, probe};

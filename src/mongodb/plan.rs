@@ -10,6 +10,7 @@ use super::{
     preference::{Mode, Preference},
     refusal::{ErrorReply, Standing},
     servers::{Route, Server},
+    sessions::{Edits, Scope},
     transactions::Transaction,
     wire::{
         Body, EXHAUST_ALLOWED, Element, Elements, Header, Message, WireFault, clear_flag,
@@ -73,6 +74,8 @@ pub(super) struct Plan {
     /// The transaction that it is a statement of.
     pub(super) transaction: Option<Transaction>,
     body_at: Range<usize>,
+    /// Its session ids as the server will know them.
+    sessions: Edits,
     /// Fields that a standalone server refuses, ascending.
     retry_fields: [Option<Range<usize>>; 2],
     /// Where a getMore's `maxTimeMS` is in the message.
@@ -88,8 +91,10 @@ impl Plan {
         message: &Message<'_>,
         command: Command,
         grant: Grant<'_>,
+        scope: &Scope,
     ) -> Result<Self, ErrorReply> {
         let body = &message.body;
+        let sessions = scope.edits(body)?;
         let name = body.command();
         let is_retryable = body.transaction_number.is_some() && !body.in_transaction;
         let mut retry_fields = [None, None];
@@ -121,7 +126,7 @@ impl Plan {
                 | Class::Internal => Aftermath::Finish,
             },
             rewritten: confines
-                .then(|| confined(header, message, grant))
+                .then(|| confined(header, message, grant, scope))
                 .transpose()?,
             may_pack: !UNPACKED.contains(&name),
             route: route_of(body, command),
@@ -129,7 +134,11 @@ impl Plan {
             killed: Vec::new(),
             asked_wait: await_at.as_ref().and_then(asked_wait),
             opens: tempo_of(body),
-            transaction: body.in_transaction.then(|| Transaction::of(body)).flatten(),
+            transaction: body
+                .in_transaction
+                .then(|| Transaction::of(body, &sessions))
+                .flatten(),
+            sessions,
             body_at: message.body_at.clone(),
             retry_fields,
             await_at: await_at.map(|field| {
@@ -179,6 +188,7 @@ impl Plan {
 
     /// Edits the request in place where every upstream needs it.
     pub(super) fn edit(&mut self, message: &mut [u8]) {
+        self.sessions.apply(message, &self.body_at);
         if std::mem::take(&mut self.allows_exhaust) {
             // Replies then come one by one, which is always legal.
             clear_flag(message, EXHAUST_ALLOWED);
@@ -262,11 +272,15 @@ fn confined(
     header: &Header,
     message: &Message<'_>,
     grant: Grant<'_>,
+    scope: &Scope,
 ) -> Result<Vec<u8>, ErrorReply> {
     let body = answers::confined_listing(message.body.bytes(), grant)
         .ok_or_else(|| ErrorReply::of_wire(&WireFault::Bson("not a document")))?;
     let mut out = Vec::new();
     encode_message(&mut out, header.request_id, 0, 0, body.as_bytes());
+    let body = Body::scan(body.as_bytes()).map_err(|fault| ErrorReply::of_wire(&fault))?;
+    let body_at = Message::REPLY_BODY_AT..out.len();
+    scope.edits(&body)?.apply(&mut out, &body_at);
     Ok(out)
 }
 
@@ -277,7 +291,7 @@ mod tests {
     use super::*;
     use crate::{
         mongodb::{commands::Commands, wire::MESSAGE_BYTES_MAX},
-        tenant::Role,
+        tenant::{Role, TenantId},
     };
 
     fn plan(bytes: &[u8]) -> Plan {
@@ -288,7 +302,8 @@ mod tests {
             role: Role::Write,
             database: None,
         };
-        Plan::new(&header, &message, command, grant).unwrap()
+        let scope = Scope::new(TenantId(uuid::Uuid::nil()), "me.docs");
+        Plan::new(&header, &message, command, grant, &scope).unwrap()
     }
 
     fn encoded(flags: u32, body: &RawDocumentBuf) -> Vec<u8> {

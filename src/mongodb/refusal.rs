@@ -191,6 +191,20 @@ impl ErrorReply {
         Self::new(5_626_702, "Too many users are authenticated")
     }
 
+    /// A part of a session's id that no client may set.
+    pub(crate) fn session_field(name: &[u8]) -> Self {
+        let name = String::from_utf8_lossy(name);
+        Self::new(
+            13,
+            format!("not authorized to set '{name}' of a session id"),
+        )
+    }
+
+    /// The time that the client gave is over, and the command still waits here.
+    pub(crate) fn time_is_over() -> Self {
+        Self::new(50, "operation exceeded time limit")
+    }
+
     /// A field that is missing or of the wrong type.
     pub(crate) fn bad_field(command: &str, field: &str) -> Self {
         let message = format!("BSON field '{command}.{field}' is missing or has the wrong type");
@@ -276,6 +290,7 @@ const fn code_name(code: i32) -> &'static str {
         18 => "AuthenticationFailed",
         22 => "InvalidBSON",
         43 => "CursorNotFound",
+        50 => "MaxTimeMSExpired",
         59 => "CommandNotFound",
         73 => "InvalidNamespace",
         91 => "ShutdownInProgress",

@@ -2,6 +2,7 @@
 
 use std::{
     io,
+    net::SocketAddr,
     sync::{
         Arc,
         atomic::{AtomicI32, Ordering},
@@ -21,7 +22,7 @@ use super::{
     servers::{Means, Servers},
     session::{LOGIN_BYTES_MAX, Session},
     topology::Topology,
-    upstream::Dialer,
+    upstream::{Dialer, Names},
     wire::{Compressor, Header, Opcode, encode_message, encode_reply},
 };
 use crate::{
@@ -67,11 +68,26 @@ pub struct Settings {
     pub await_short: Duration,
     /// How clients may compress: `snappy`, `zstd`, `zlib`.
     pub compressors: Vec<String>,
+    /// Bytes of large commands that the clients of one database have here at once: what cannot be streamed.
+    pub request_bytes_max: usize,
+    /// How long a client may take over one large reply, which holds an upstream meanwhile.
+    #[serde(with = "humantime_serde")]
+    pub reply_wait_max: Duration,
     /// Whether an upstream's own user may log in by `SCRAM-SHA-1` too.
     pub scram_sha_1: bool,
+    /// The name servers that are asked for `mongodb+srv://`; none: the system's own.
+    pub srv_servers: Vec<SocketAddr>,
+    /// How long their answer is used at least, and how often the routers of a sharded cluster are looked up again.
+    #[serde(with = "humantime_serde")]
+    pub srv_rescan: Duration,
 }
 
 impl Settings {
+    /// What names stand for, by these settings.
+    pub fn names(&self) -> Arc<Names> {
+        Arc::new(Names::new(self.srv_servers.clone(), self.srv_rescan))
+    }
+
     /// How clients may log in.
     pub(super) const fn mechanisms(&self) -> &'static [Mechanism] {
         if self.scram_sha_1 {
@@ -90,7 +106,11 @@ impl Default for Settings {
             await_share: 50,
             await_short: Duration::from_millis(20),
             compressors: Compressor::ALL.map(|it| it.label().to_owned()).to_vec(),
+            request_bytes_max: 256 * 1024 * 1024,
+            reply_wait_max: Duration::from_mins(5),
             scram_sha_1: false,
+            srv_servers: Vec::new(),
+            srv_rescan: Duration::from_mins(1),
         }
     }
 }
@@ -129,9 +149,10 @@ pub struct Service {
 impl Service {
     /// A service without clients.
     pub fn new(parts: Parts) -> Arc<Self> {
+        let names = parts.settings.names();
         let fleet = Fleet::new(
             Protocol::Mongodb,
-            Dialer::new(parts.client_tls.clone()),
+            Dialer::new(parts.client_tls.clone(), Arc::clone(&names)),
             parts.pool,
             parts.budget,
             parts.shutdown.clone(),
@@ -143,8 +164,10 @@ impl Service {
             means: Arc::new(Means {
                 fleet,
                 tls: parts.client_tls,
+                names,
                 shutdown: parts.shutdown.clone(),
                 share_percent: parts.settings.await_share,
+                request_bytes_max: parts.settings.request_bytes_max,
             }),
             servers,
             settings: parts.settings,

@@ -13,7 +13,8 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::{
     exchange::give_back,
-    servers::{Route, Servers},
+    servers::{Route, Server, Servers},
+    sessions::Edits,
     upstream::{ConverseError, converse},
     wire::Body,
 };
@@ -36,11 +37,10 @@ pub(crate) struct Transaction {
 }
 
 impl Transaction {
-    /// The transaction that a command is a statement of.
-    pub(crate) fn of(body: &Body<'_>) -> Option<Self> {
-        let session = body.field("lsid")?;
+    /// The transaction that a command is a statement of, under the session that the server will know.
+    pub(crate) fn of(body: &Body<'_>, edits: &Edits) -> Option<Self> {
         Some(Self {
-            session: session.document()?.to_vec(),
+            session: edits.session(body)?,
             number: body.field("txnNumber")?.integer()?,
         })
     }
@@ -58,10 +58,13 @@ impl Transaction {
 }
 
 /// Over which connection it was last spoken of, and when.
-#[derive(Debug, Clone, Copy)]
+#[derive(Clone)]
 struct Spoken {
-    connection: i32,
+    /// None: it has ended, and is kept for who says so again.
+    connection: Option<i32>,
     at: Instant,
+    /// The one router that knows it, where there are several.
+    server: Option<Arc<Server>>,
 }
 
 /// The open transactions of one tenant.
@@ -69,11 +72,19 @@ struct Spoken {
 pub(crate) struct Transactions(Mutex<AHashMap<Transaction, Spoken>>);
 
 impl Transactions {
-    /// Notes a statement.
-    pub(crate) fn speak(&self, transaction: &Transaction, connection: i32) {
+    /// Notes a statement, and where it was sent if the next has to go there too.
+    pub(crate) fn speak(
+        &self,
+        transaction: &Transaction,
+        connection: i32,
+        server: Option<&Arc<Server>>,
+    ) {
         let mut open = self.0.lock();
-        let at = Instant::now();
-        let spoken = Spoken { connection, at };
+        let spoken = Spoken {
+            connection: Some(connection),
+            at: Instant::now(),
+            server: server.cloned(),
+        };
         if let Some(known) = open.get_mut(transaction) {
             *known = spoken;
         } else if open.len() < TRANSACTIONS_MAX {
@@ -81,8 +92,25 @@ impl Transactions {
         }
     }
 
-    /// Notes an end.
+    /// Notes an end. It may be said again, and then to the same router.
     pub(crate) fn end(&self, transaction: &Transaction) {
+        let mut open = self.0.lock();
+        match open.get_mut(transaction) {
+            Some(spoken) if spoken.server.is_some() => {
+                spoken.connection = None;
+                spoken.at = Instant::now();
+            }
+            _ => drop(open.remove(transaction)),
+        }
+    }
+
+    /// The router that it has to stay with, if it is known to any.
+    pub(crate) fn server_of(&self, transaction: &Transaction) -> Option<Arc<Server>> {
+        self.0.lock().get(transaction)?.server.clone()
+    }
+
+    /// It need not stay with its router: that cannot be reached any more.
+    pub(crate) fn unpin(&self, transaction: &Transaction) {
         self.0.lock().remove(transaction);
     }
 
@@ -94,17 +122,20 @@ impl Transactions {
 
     fn left_by(&self, connection: i32) -> Vec<Transaction> {
         let open = self.0.lock();
-        let left = open.iter().filter(|(_, it)| it.connection == connection);
+        let left = open
+            .iter()
+            .filter(|(_, it)| it.connection == Some(connection));
         left.map(|(transaction, _)| transaction.clone()).collect()
     }
 
-    /// Takes one out, if nobody has gone on with it.
-    fn take(&self, transaction: &Transaction, connection: i32) -> bool {
+    /// Takes one out, if nobody has gone on with it; the way to it.
+    fn take(&self, transaction: &Transaction, connection: i32) -> Option<Route> {
         let mut open = self.0.lock();
         let is_left = open
             .get(transaction)
-            .is_some_and(|spoken| spoken.connection == connection);
-        is_left && open.remove(transaction).is_some()
+            .is_some_and(|spoken| spoken.connection == Some(connection));
+        let left = is_left.then(|| open.remove(transaction)).flatten()?;
+        Some(left.server.map_or(Route::Primary, Route::Server))
     }
 }
 
@@ -116,16 +147,16 @@ pub(crate) async fn end_abandoned(servers: Arc<Servers>, connection: i32) {
     }
     sleep(TAKEN_UP_WITHIN).await;
     for transaction in left {
-        if servers.transactions.take(&transaction, connection)
+        if let Some(route) = servers.transactions.take(&transaction, connection)
             && let Some(abort) = transaction.abort()
         {
-            end_one(&servers, &abort).await;
+            end_one(&servers, &route, &abort).await;
         }
     }
 }
 
-async fn end_one(servers: &Servers, abort: &RawDocumentBuf) {
-    let Ok(Ok((_, mut lease))) = timeout(END_MAX, servers.lease(&Route::Primary)).await else {
+async fn end_one(servers: &Servers, route: &Route, abort: &RawDocumentBuf) {
+    let Ok(Ok((_, mut lease))) = timeout(END_MAX, servers.lease(route)).await else {
         return;
     };
     let upstream = &mut lease.upstream;
@@ -145,7 +176,7 @@ mod tests {
         let body = rawdoc! {
             "insert": "c", "lsid": { "id": 7 }, "txnNumber": number, "autocommit": false, "$db": "app",
         };
-        Transaction::of(&Body::scan(body.as_bytes()).unwrap()).unwrap()
+        Transaction::of(&Body::scan(body.as_bytes()).unwrap(), &Edits::default()).unwrap()
     }
 
     #[tokio::test(start_paused = true)]
@@ -153,15 +184,15 @@ mod tests {
         let open = Transactions::default();
         let (first, second, third) = (transaction(1), transaction(2), transaction(3));
         for transaction in [&first, &second, &third] {
-            open.speak(transaction, 10);
+            open.speak(transaction, 10, None);
         }
         open.end(&second);
         let left = open.left_by(10);
         assert_eq!(left.len(), 2);
-        open.speak(&third, 11);
-        assert!(open.take(&first, 10));
-        assert!(!open.take(&third, 10));
-        assert!(!open.take(&first, 10));
+        open.speak(&third, 11, None);
+        assert!(open.take(&first, 10).is_some());
+        assert!(open.take(&third, 10).is_none());
+        assert!(open.take(&first, 10).is_none());
         tokio::time::advance(KEPT_FOR).await;
         open.sweep();
         assert!(open.left_by(11).is_empty());

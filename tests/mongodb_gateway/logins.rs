@@ -16,7 +16,7 @@ fn digest(user: &str, password: &str) -> Secret {
     )
 }
 
-/// User and password of a connection string.
+/// User and password of a connection string, as written there.
 fn own(url: &str) -> (String, String) {
     let url = url::Url::parse(url).unwrap();
     (
@@ -64,6 +64,8 @@ async fn sha_1_is_for_the_upstreams_own_user_and_only_where_switched_on() {
     }
     let url = std::env::var("POLYPOOL_TEST_MONGODB_URL").unwrap();
     let (user, password) = own(&url);
+    let password = percent_encoding::percent_decode_str(&password).decode_utf8();
+    let password = password.unwrap().into_owned();
     let login = format!("{user}.docs");
     let own = digest(&login, &password);
     for switched_on in [false, true] {

@@ -1,10 +1,11 @@
 //! A tenant's servers as the gateway knows them, and which of them a request goes to.
 //!
 //! `view` is what the members of a replica set say of themselves, `monitor` asks them, `set` puts
-//! the two together; `turns` bounds the requests that wait for data. A single server, and routers,
-//! need none of it: they are reached by their seeds.
+//! the two together; `routers` are those of a sharded cluster, where there are several; `turns` bounds the requests
+//! that wait for data. A single server needs none of it: it is reached by its seed.
 
 mod monitor;
+mod routers;
 mod set;
 mod turns;
 mod view;
@@ -20,9 +21,13 @@ use std::{
 use parking_lot::Mutex;
 use tokio::{sync::OnceCell, time::Instant};
 
-use self::{monitor::Found, set::Set};
+use self::{monitor::Found, routers::Routers, set::Set};
 use super::{
-    cursors::Cursors, preference::Preference, transactions::Transactions, upstream::Dialer,
+    cursors::Cursors,
+    preference::Preference,
+    room::Room,
+    transactions::Transactions,
+    upstream::{Dialer, Names, is_name},
 };
 use crate::{
     net::tls::ClientTls,
@@ -46,10 +51,14 @@ pub(crate) struct Means {
     pub(crate) fleet: Fleet<Dialer>,
     /// TLS towards members.
     pub(crate) tls: ClientTls,
+    /// What names stand for.
+    pub(crate) names: Arc<Names>,
     /// The end of monitors.
     pub(crate) shutdown: Shutdown,
     /// Of a pool, how much requests that wait for data may hold.
     pub(crate) share_percent: u8,
+    /// Bytes of large commands of one tenant at once.
+    pub(crate) request_bytes_max: usize,
 }
 
 /// One server, or whatever a tenant's seeds lead to.
@@ -99,8 +108,10 @@ pub(crate) enum Unserved {
 
 /// What a tenant's seeds turned out to be.
 enum Shape {
-    /// One server, or routers, or a member that is wanted whatever it is.
+    /// One server, or a member that is wanted whatever it is.
     Single,
+    /// Several routers.
+    Routers(Arc<Routers>),
     /// A replica set.
     Set(Arc<Set>),
 }
@@ -111,6 +122,8 @@ pub(crate) struct Servers {
     pub(crate) cursors: Arc<Cursors>,
     /// Transactions that clients have open there.
     pub(crate) transactions: Transactions,
+    /// Room for large commands.
+    pub(crate) room: Room,
     means: Arc<Means>,
     tenant: Arc<Tenant>,
     home: Arc<Server>,
@@ -127,6 +140,7 @@ impl Servers {
         Arc::new(Self {
             cursors,
             transactions: Transactions::default(),
+            room: Room::new(means.request_bytes_max),
             home: Server::new(&means, &tenant, None),
             means,
             tenant,
@@ -156,8 +170,10 @@ impl Servers {
     /// Ends what is known: the registration changed, or the servers turned out to be others.
     pub(crate) fn end(&self) {
         self.is_over.store(true, Ordering::Relaxed);
-        if let Some(Shape::Set(set)) = self.shape.get() {
-            set.end();
+        match self.shape.get() {
+            Some(Shape::Set(set)) => set.end(),
+            Some(Shape::Routers(routers)) => routers.end(),
+            Some(Shape::Single) | None => {}
         }
     }
 
@@ -182,6 +198,7 @@ impl Servers {
         let server = match (route, self.shape.get()?) {
             (Route::Server(server), _) => Arc::clone(server),
             (_, Shape::Single) => Arc::clone(&self.home),
+            (_, Shape::Routers(routers)) => return routers.try_lease(),
             (Route::Primary, Shape::Set(set)) => set.choose(&Preference::default())?,
             (Route::Read(preference), Shape::Set(set)) => set.choose(preference)?,
         };
@@ -199,8 +216,9 @@ impl Servers {
     ) -> Result<(Arc<Server>, Lease<Dialer>), Unserved> {
         let set = match (route, self.shape().await) {
             (Route::Server(server), _) => return at(server).await,
-            (_, None) => return at(&self.home).await,
-            (_, Some(set)) => set,
+            (_, None | Some(Shape::Single)) => return at(&self.home).await,
+            (_, Some(Shape::Routers(routers))) => return routers.lease().await,
+            (_, Some(Shape::Set(set))) => set,
         };
         match route {
             Route::Read(preference) => set.lease(preference).await,
@@ -210,9 +228,16 @@ impl Servers {
 
     /// An answer says that its server is not what it was taken for.
     pub(crate) fn suspect(&self, server: &Server, said: Option<Version>) {
-        if let (Some(Shape::Set(set)), Some(endpoint)) = (self.shape.get(), &server.endpoint) {
-            set.suspect(endpoint, said);
+        match (self.shape.get(), &server.endpoint) {
+            (Some(Shape::Set(set)), Some(endpoint)) => set.suspect(endpoint, said),
+            (Some(Shape::Routers(routers)), Some(endpoint)) => routers.lose(endpoint),
+            _ => {}
         }
+    }
+
+    /// Whether a transaction has to stay where it began: a router knows its own only.
+    pub(crate) fn pins_transactions(&self) -> bool {
+        matches!(self.shape.get(), Some(Shape::Routers(_)))
     }
 
     /// A member of a set answered where a single server was: what is known is wrong.
@@ -226,16 +251,15 @@ impl Servers {
         }
     }
 
-    /// The set, if it is one; found out by whoever asks first.
-    async fn shape(&self) -> Option<&Set> {
+    /// What it is, if that is known; found out by whoever asks first.
+    async fn shape(&self) -> Option<&Shape> {
         let is_unfound = |at: &Option<Instant>| at.is_some_and(|at| at.elapsed() < UNFOUND_FOR);
         if self.shape.get().is_none() && is_unfound(&self.unfound_at.lock()) {
             return None;
         }
         let found = self.shape.get_or_try_init(|| self.find_out()).await;
         match found {
-            Ok(Shape::Set(set)) => Some(set),
-            Ok(Shape::Single) => None,
+            Ok(shape) => Some(shape),
             // The dial that follows meets the same fault and tells it.
             Err(()) => {
                 *self.unfound_at.lock() = Some(Instant::now());
@@ -249,10 +273,18 @@ impl Servers {
             return Ok(Shape::Single);
         }
         let tenant = &self.tenant;
-        match monitor::find_out(&tenant.target, &self.means.tls).await {
-            Some(Found::Alone) => Ok(Shape::Single),
+        let target = self.means.names.resolve(&tenant.target).await;
+        let target = target.map_err(|fault| tracing::debug!(%fault, "no servers found"))?;
+        let has_several = target.endpoints.len() > 1 || is_name(&target);
+        match monitor::find_out(&target, &self.means.tls).await {
+            Some(Found::Router) if has_several => {
+                let means = Arc::clone(&self.means);
+                let routers = Routers::new(means, Arc::clone(tenant), &target.endpoints);
+                Ok(Shape::Routers(routers))
+            }
+            Some(Found::Alone | Found::Router) => Ok(Shape::Single),
             Some(Found::Member) => {
-                let set = Set::watch(Arc::clone(&self.means), Arc::clone(tenant));
+                let set = Set::watch(Arc::clone(&self.means), Arc::clone(tenant), &target);
                 Ok(Shape::Set(set))
             }
             None => Err(()),
@@ -268,7 +300,7 @@ impl Drop for Servers {
 
 fn is_direct(tenant: &Tenant) -> bool {
     let option = tenant.target.options.get("directconnection");
-    option.is_some_and(|value| value == "true") || tenant.target.scheme == "mongodb+srv"
+    option.is_some_and(|value| value == "true")
 }
 
 async fn at(server: &Arc<Server>) -> Result<(Arc<Server>, Lease<Dialer>), Unserved> {

@@ -41,8 +41,10 @@ const DOUBT_AGAIN_AFTER: Duration = Duration::from_millis(100);
 
 /// What a seed turned out to be.
 pub(super) enum Found {
-    /// A server by itself, or a router.
+    /// A server by itself.
     Alone,
+    /// A router of a sharded cluster.
+    Router,
     /// A member of a set.
     Member,
 }
@@ -57,10 +59,12 @@ pub(super) async fn find_out(target: &Target, tls: &ClientTls) -> Option<Found> 
         if let Ok(Some(answer)) = timeout(ANSWER_WAIT_MAX, asked).await {
             let is_member = answer.field("setName").is_some()
                 || answer.field("isreplicaset").is_some_and(|it| it.truth());
-            return Some(if is_member {
-                Found::Member
-            } else {
-                Found::Alone
+            let message = answer.field("msg");
+            let is_router = message.is_some_and(|message| message.text() == Some("isdbgrid"));
+            return Some(match (is_member, is_router) {
+                (true, _) => Found::Member,
+                (false, true) => Found::Router,
+                (false, false) => Found::Alone,
             });
         }
     }
@@ -128,7 +132,11 @@ async fn attend(set: &Arc<Set>, endpoint: &Endpoint, doubt: &Notify) {
         let answer = loop {
             tokio::select! {
                 answer = &mut waiting => break answer,
-                () = doubt.notified() => ask_aside(set, endpoint).await,
+                () = doubt.notified() => {
+                    if !ask_aside(set, endpoint).await {
+                        return;
+                    }
+                }
             }
         };
         let Ok(Some(answer)) = answer else {
@@ -138,8 +146,8 @@ async fn attend(set: &Arc<Set>, endpoint: &Endpoint, doubt: &Notify) {
     }
 }
 
-/// Asks a member at once, beside the answer that is awaited of it.
-async fn ask_aside(set: &Arc<Set>, endpoint: &Endpoint) {
+/// Asks a member at once, beside the answer that is awaited of it. False: it cannot be reached, whatever is awaited.
+async fn ask_aside(set: &Arc<Set>, endpoint: &Endpoint) -> bool {
     let asked = async {
         let mut line = Line::open(&set.tenant().target, endpoint, &set.means().tls).await?;
         let _counted = MonitorMeter::opened(Protocol::Mongodb);
@@ -147,11 +155,12 @@ async fn ask_aside(set: &Arc<Set>, endpoint: &Endpoint) {
         let answer = line.ask(&hello_command()).await?;
         Some((answer, asked_at.elapsed()))
     };
-    match timeout(ANSWER_WAIT_MAX, asked).await {
-        Ok(Some((answer, took))) => set.hear(endpoint, hello_of(&answer), took),
-        _ => set.lose(endpoint),
-    }
+    let Ok(Some((answer, took))) = timeout(ANSWER_WAIT_MAX, asked).await else {
+        return false;
+    };
+    set.hear(endpoint, hello_of(&answer), took);
     sleep(DOUBT_AGAIN_AFTER).await;
+    true
 }
 
 /// A connection that only says hello.

@@ -21,13 +21,15 @@ use super::{
 use crate::{
     net::{DialFault, DialStep},
     pool::{CheckoutError, Lease},
-    tenant::{Endpoint, Tenant},
+    tenant::{Endpoint, Target, Tenant},
 };
 
 /// How long a member that fits is waited for; elections take a few seconds.
 const MEMBER_WAIT_MAX: Duration = Duration::from_secs(10);
 /// How long after a failed dial a member is not tried again, unless it has been heard of.
 const RETRY_AFTER: Duration = Duration::from_millis(100);
+/// How long logins that a member refuses are tried again.
+const LOGIN_WAIT_MAX: Duration = Duration::from_secs(3);
 
 /// One replica set, as one tenant reaches it.
 pub(super) struct Set {
@@ -48,9 +50,9 @@ struct Watch {
 
 impl Set {
     /// Begins to watch the members that the seeds lead to.
-    pub(super) fn watch(means: Arc<Means>, tenant: Arc<Tenant>) -> Arc<Self> {
-        let name = tenant.target.options.get("replicaset").cloned();
-        let view = View::new(name, &tenant.target.endpoints, Instant::now());
+    pub(super) fn watch(means: Arc<Means>, tenant: Arc<Tenant>, target: &Target) -> Arc<Self> {
+        let name = target.options.get("replicaset").cloned();
+        let view = View::new(name, &target.endpoints, Instant::now());
         let set = Arc::new(Self {
             means,
             tenant,
@@ -88,14 +90,25 @@ impl Set {
         &self,
         preference: &Preference,
     ) -> Result<(Arc<Server>, Lease<Dialer>), Unserved> {
-        let until = Instant::now() + MEMBER_WAIT_MAX;
+        let began = Instant::now();
+        let until = began + MEMBER_WAIT_MAX;
+        let patience = |fault: &DialFault| match fault.step {
+            DialStep::Login => began + LOGIN_WAIT_MAX,
+            DialStep::Name | DialStep::Connect | DialStep::Tls | DialStep::Ping => until,
+        };
         loop {
             let server = self.wait_for(preference, until).await?;
             match at(&server).await {
-                Err(Unserved::Checkout(CheckoutError::DialFailed(_))) if Instant::now() < until => {
+                Err(Unserved::Checkout(CheckoutError::DialFailed(fault)))
+                    if Instant::now() < patience(&fault) =>
+                {
                     let mut news = self.news.subscribe();
-                    if let Some(endpoint) = &server.endpoint {
+                    // A member that takes no login is there all the same, perhaps in the middle of an election.
+                    if let Some(endpoint) = &server.endpoint
+                        && fault.step != DialStep::Login
+                    {
                         self.lose(endpoint);
+                        self.doubt(endpoint);
                     }
                     // Its monitor says when it is back; the wait is only against a busy loop.
                     let _waited = timeout_at(Instant::now() + RETRY_AFTER, news.changed()).await;
@@ -128,7 +141,18 @@ impl Set {
     /// A member said hello.
     pub(super) fn hear(self: &Arc<Self>, from: &Endpoint, hello: Hello, took: Duration) {
         let before = self.primary();
-        self.view.lock().hear(from, hello, took, Instant::now());
+        let is_back = {
+            let mut view = self.view.lock();
+            let served = view.serves(from);
+            view.hear(from, hello, took, Instant::now());
+            !served && view.serves(from)
+        };
+        if is_back {
+            let server = self.servers.lock().get(from).cloned();
+            if let Some(server) = server {
+                server.pool.reopen();
+            }
+        }
         self.watch_members();
         let primary = self.primary();
         if primary != before {
@@ -147,7 +171,14 @@ impl Set {
     /// A member's answer says that it is not what it was taken for.
     pub(super) fn suspect(&self, endpoint: &Endpoint, said: Option<Version>) {
         let is_news = self.view.lock().suspect(endpoint, said);
-        if is_news && let Some(watch) = self.monitors.lock().get(endpoint) {
+        if is_news {
+            self.doubt(endpoint);
+        }
+    }
+
+    /// Has its monitor ask at once.
+    fn doubt(&self, endpoint: &Endpoint) {
+        if let Some(watch) = self.monitors.lock().get(endpoint) {
             watch.doubt.notify_one();
         }
     }

@@ -165,6 +165,15 @@ impl View {
         }
     }
 
+    /// Whether a member takes reads or writes, as far as is known.
+    pub(crate) fn serves(&self, endpoint: &Endpoint) -> bool {
+        let mut members = self.members.iter();
+        members.any(|member| {
+            member.endpoint == *endpoint
+                && matches!(member.state, State::Primary | State::Secondary)
+        })
+    }
+
     /// A member cannot be reached.
     pub(crate) fn lose(&mut self, endpoint: &Endpoint) {
         if let Some(member) = self.find(endpoint) {

@@ -10,6 +10,7 @@ use super::{
         hello::Hello,
         login::{Conversation, Newcomer, Origin, SaslStart, Step},
         refusal::ErrorReply,
+        sessions::Scope,
         wire::{Compressor, Header, MORE_TO_COME},
     },
     Flow, Member, Session,
@@ -130,6 +131,7 @@ impl Session {
         self.ending.watch(admitted.seat.end_token());
         self.member = Some(Member {
             servers: self.service.servers(&admitted.tenant),
+            scope: Scope::new(admitted.tenant.id, &login),
             admitted,
             login: login.into(),
             source,

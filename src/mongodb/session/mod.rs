@@ -21,17 +21,19 @@ use super::{
     intake::Intake,
     login::Conversation,
     outlet,
-    refusal::ErrorReply,
+    refusal::{ErrorReply, Standing},
+    room::{FREE_BYTES, Place},
     servers::Servers,
     service::Service,
+    sessions::Scope,
     transactions::end_abandoned,
     wire::{
         Compressor, HEADER_BYTES, Header, MESSAGE_BYTES_MAX, Opcode, WireFault, encode_message,
-        judged_bytes, unpack,
+        judged_bytes, length_at, unpack,
     },
 };
 use crate::{
-    fault::{FaultKind, Side},
+    fault::{FaultKind, Refusal, Side},
     net::Stream,
     session::Admitted,
     telemetry::SessionEnd,
@@ -74,6 +76,8 @@ pub(super) struct Session {
     is_introduced: bool,
     label: Option<String>,
     next_reply: i32,
+    /// Room for a large request.
+    place: Option<Place>,
 }
 
 /// A client that is logged in.
@@ -81,6 +85,7 @@ pub(super) struct Member {
     pub(super) admitted: Admitted,
     pub(super) servers: Arc<Servers>,
     pub(super) login: Arc<str>,
+    scope: Scope,
     source: String,
 }
 
@@ -110,6 +115,7 @@ impl Session {
             is_introduced: false,
             label: None,
             next_reply: 0,
+            place: None,
         }
     }
 
@@ -133,6 +139,7 @@ impl Session {
     }
 
     async fn serve_next(&mut self) -> Flow {
+        self.place = None;
         let header = match self.stranger_wait_max() {
             None => self.next_request().await?,
             Some(wait_max) => timeout(wait_max, self.next_request())
@@ -141,7 +148,10 @@ impl Session {
         };
         self.reply_by = None;
         let header = match header.opcode {
-            Opcode::Compressed => Box::pin(self.unpack(header)).await?,
+            Opcode::Compressed => match Box::pin(self.unpack(header)).await? {
+                Some(header) => header,
+                None => return Flow::Continue(()),
+            },
             _ => header,
         };
         match header.opcode {
@@ -151,8 +161,16 @@ impl Session {
         }
     }
 
-    /// Puts the message that a compressed one holds in its place.
-    async fn unpack(&mut self, header: Header) -> Flow<Header> {
+    /// Puts the message that a compressed one holds in its place; nothing, if there was no room for it.
+    async fn unpack(&mut self, header: Header) -> Flow<Option<Header>> {
+        let size = length_at(self.intake.pending(), HEADER_BYTES + 4).unwrap_or_default();
+        if size > FREE_BYTES && self.member.is_some() {
+            self.place = None;
+            let wanted = size.min(MESSAGE_BYTES_MAX) + header.length;
+            if !self.take_place(header, wanted).await? {
+                return Flow::Continue(None);
+            }
+        }
         let bytes = self.intake.pending().get(..header.length);
         let bytes = bytes.unwrap_or_default().to_vec();
         let length_max = self.length_max();
@@ -170,9 +188,29 @@ impl Session {
         self.reply_by = unpacked.compressor;
         self.intake.replace(header.length, unpacked.message);
         match Header::parse(self.intake.pending(), length_max) {
-            Ok(Some(header)) => Flow::Continue(header),
+            Ok(Some(header)) => Flow::Continue(Some(header)),
             _ => self.malformed("a compressed message without a header"),
         }
+    }
+
+    /// Waits for room for a large request; false: there was none, and it is refused.
+    async fn take_place(&mut self, header: Header, bytes: usize) -> Flow<bool> {
+        let Some(member) = &self.member else {
+            return Flow::Continue(false);
+        };
+        let servers = Arc::clone(&member.servers);
+        let wait_max = servers.tenant().limits.queue_wait_max;
+        self.place = match self.attend(servers.room.take(bytes, wait_max)).await {
+            Ok(place) => place,
+            Err(interrupt) => return Flow::Break(interrupt.end()),
+        };
+        if self.place.is_some() {
+            return Flow::Continue(true);
+        }
+        let refusal = Refusal::QueueTimeout { waited: wait_max };
+        self.service.meters().fault(refusal.kind(), refusal.side());
+        let error = ErrorReply::of(&refusal, Standing::Plain);
+        self.turn_down(header, error).await.map_continue(|()| false)
     }
 
     const fn length_max(&self) -> usize {
@@ -210,6 +248,10 @@ impl Session {
                 }
                 Ok((Some(header), needed)) if needed <= known.len() => {
                     return Flow::Continue(header);
+                }
+                Ok((Some(header), needed)) if needed > FREE_BYTES && self.place.is_none() => {
+                    Box::pin(self.take_place(header, needed)).await?;
+                    continue;
                 }
                 Ok((_, needed)) => needed.saturating_sub(known.len()),
             };

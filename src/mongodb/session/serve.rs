@@ -85,6 +85,11 @@ impl Session {
         }
     }
 
+    /// Refuses a request of which nothing else is to be done.
+    pub(super) async fn turn_down(&mut self, header: Header, error: ErrorReply) -> Flow {
+        self.serve_here(header, Here::Refuse(error)).await
+    }
+
     async fn serve_here(&mut self, header: Header, here: Here) -> Flow {
         // Even a message that is no command says whether it wants a reply.
         let flags = self.intake.pending().get(HEADER_BYTES..);
@@ -166,7 +171,7 @@ impl Session {
         }
         let grant = Grant::of(&member.admitted.tenant, member.admitted.role);
         let command = policy::judge(&self.service.commands, grant, message)?;
-        let mut plan = Plan::new(header, message, command, grant)?;
+        let mut plan = Plan::new(header, message, command, grant, &member.scope)?;
         if command.class == Class::Cursor
             && let Some(answer) = claim_cursors(member, body, &mut plan)?
         {

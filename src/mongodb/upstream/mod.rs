@@ -6,6 +6,7 @@
 mod converse;
 mod handshake;
 mod login;
+mod names;
 mod probe;
 mod seeds;
 
@@ -21,11 +22,13 @@ use ahash::AHashMap;
 use parking_lot::Mutex;
 use tokio::{io::AsyncWriteExt as _, time::Instant};
 
+pub use names::Names;
 pub use probe::probe;
 
 pub(crate) use converse::{Answer, ConverseError, converse};
 pub(crate) use handshake::hello_command;
 pub(crate) use login::digest;
+pub(crate) use names::is_name;
 pub(crate) use seeds::connect;
 
 use self::seeds::{OpenError, open, open_server};
@@ -127,6 +130,7 @@ impl pool::Upstream for Upstream {
 /// Opens connections for the pools.
 pub struct Dialer {
     tls: ClientTls,
+    names: Arc<Names>,
     tenants: Mutex<AHashMap<TenantId, Known>>,
 }
 
@@ -141,9 +145,10 @@ struct Known {
 
 impl Dialer {
     /// A dialer that knows nobody yet.
-    pub fn new(tls: ClientTls) -> Self {
+    pub fn new(tls: ClientTls, names: Arc<Names>) -> Self {
         Self {
             tls,
+            names,
             tenants: Mutex::new(AHashMap::new()),
         }
     }
@@ -178,17 +183,11 @@ impl pool::Dial for Dialer {
 
     async fn dial(&self, tenant: &Arc<Tenant>) -> Result<Upstream, DialFault> {
         let known = self.known(tenant);
+        let target = self.names.resolve(&tenant.target).await?;
         let until = Instant::now() + ELECTION_WAIT_MAX;
         let mut opened = loop {
             let era = known.era.now();
-            match open(
-                &tenant.target,
-                &self.tls,
-                known.salted.as_ref(),
-                CONNECT_WAIT_MAX,
-            )
-            .await
-            {
+            match open(&target, &self.tls, known.salted.as_ref(), CONNECT_WAIT_MAX).await {
                 Ok(mut opened) => {
                     opened.upstream.era = era;
                     break opened;
@@ -213,7 +212,8 @@ impl pool::Dial for Dialer {
     ) -> Result<Upstream, DialFault> {
         let known = self.known(tenant);
         let with = (known.salted.as_ref(), CONNECT_WAIT_MAX);
-        let mut opened = open_server(&tenant.target, server, &self.tls, with).await?;
+        let target = self.names.resolve(&tenant.target).await?;
+        let mut opened = open_server(&target, server, &self.tls, with).await?;
         if known.salted.is_none() {
             self.remember(tenant, opened.salted.take());
         }

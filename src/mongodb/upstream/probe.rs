@@ -5,7 +5,7 @@ use std::time::Duration;
 use bson::rawdoc;
 use tokio::time::timeout;
 
-use super::{converse::converse, seeds::open};
+use super::{Names, converse::converse, seeds::open};
 use crate::{
     net::{DialFault, DialStep, tls::ClientTls},
     tenant::Target,
@@ -18,9 +18,11 @@ use crate::{
 pub async fn probe(
     target: &Target,
     tls: &ClientTls,
+    names: &Names,
     wait_max: Duration,
 ) -> Result<String, DialFault> {
-    let mut upstream = open(target, tls, None, wait_max).await?.upstream;
+    let target = names.resolve(target).await?;
+    let mut upstream = open(&target, tls, None, wait_max).await?.upstream;
     let fault = |cause: String| {
         DialFault::new(
             DialStep::Ping,

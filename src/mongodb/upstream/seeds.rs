@@ -43,13 +43,6 @@ pub(super) async fn open(
     known: Option<&Salted>,
     wait_max: Duration,
 ) -> Result<Opened, OpenError> {
-    if target.scheme == "mongodb+srv" {
-        return Err(OpenError::Fault(DialFault::new(
-            DialStep::Name,
-            "mongodb+srv:// is not supported yet",
-            "register the hosts themselves: mongodb://host1:27017,host2:27017/?replicaSet=NAME&tls=true",
-        )));
-    }
     let mut candidates: Vec<Endpoint> = target.endpoints.iter().rev().cloned().collect();
     let mut followed = 0;
     let mut last = None;

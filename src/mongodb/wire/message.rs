@@ -168,6 +168,8 @@ pub(crate) struct Body<'a> {
     bytes: &'a [u8],
     command: Element<'a>,
     database: &'a str,
+    /// `lsid`.
+    pub(crate) session: Option<Element<'a>>,
     /// Where `txnNumber` is in the body.
     pub(crate) transaction_number: Option<Range<usize>>,
     /// Where `stmtId` or `stmtIds` is in the body.
@@ -187,6 +189,7 @@ impl<'a> Body<'a> {
         let mut fields = Fields::default();
         let mut command = None;
         let mut database = None;
+        let mut session = None;
         let mut transaction_number = None;
         let mut statement_id = None;
         let mut in_transaction = false;
@@ -198,6 +201,7 @@ impl<'a> Body<'a> {
             fields.admit(bytes, element.name)?;
             match element.name {
                 b"$db" => database = Some(element.text().ok_or(WireFault::DatabaseType)?),
+                b"lsid" => session = Some(element.clone()),
                 b"txnNumber" => transaction_number = Some(element.range.clone()),
                 b"stmtId" | b"stmtIds" => statement_id = Some(element.range.clone()),
                 b"autocommit" => in_transaction = true,
@@ -223,6 +227,7 @@ impl<'a> Body<'a> {
             // `$db` is there, so a first element is.
             command: command.ok_or(WireFault::NoDatabase)?,
             database,
+            session,
             transaction_number,
             statement_id,
             in_transaction,

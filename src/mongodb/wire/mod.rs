@@ -24,4 +24,4 @@ pub(crate) use header::{
 };
 pub(crate) use message::{Body, Message, judged_bytes};
 pub(crate) use query::Query;
-pub(crate) use scan::{Element, Elements};
+pub(crate) use scan::{Element, Elements, Kind};
