@@ -2,8 +2,10 @@
 
 import contextlib
 import os
+import re
 import threading
 import urllib.parse
+import urllib.request
 
 
 def gateway_pid(url):
@@ -61,3 +63,19 @@ class Watch:
     @property
     def growth_mb(self):
         return self.most_mb - self.before_mb
+
+
+def longest_lease_wait(protocol):
+    """Seconds that nobody waited longer for an upstream, by the gateway's own histogram."""
+    request = urllib.request.Request(os.environ["POLYPOOL_ADMIN_URL"] + "/metrics")
+    with open(os.environ["POLYPOOL_ADMIN_TOKEN_FILE"], encoding="ascii") as file:
+        request.add_header("Authorization", f"Bearer {file.read().strip()}")
+    with urllib.request.urlopen(request) as answer:
+        text = answer.read().decode()
+    buckets = []
+    for labels, count in re.findall(r"^polypool_lease_wait_seconds_bucket\{(.*)\} (\d+)$", text, re.MULTILINE):
+        labels = dict(re.findall(r'(\w+)="([^"]*)"', labels))
+        if labels["protocol"] == protocol:
+            buckets.append((float(labels["le"].replace("+Inf", "inf")), int(count)))
+    every = max((count for _, count in buckets), default=0)
+    return min((bound for bound, count in buckets if count == every), default=0.0)
