@@ -11,6 +11,10 @@ use std::{
 use bytes::Bytes;
 use tokio::time::Instant;
 
+/// How long after its end the server may hold writes back: it looks at its clock at least once a second
+/// (`hz`), and begins and ends a pause a little later than is noted here.
+const LINGER_MAX: Duration = Duration::from_secs(2);
+
 /// Until when the writes of a tenant are paused.
 pub(super) struct Pause {
     began: Instant,
@@ -28,8 +32,12 @@ impl Pause {
 
     /// Whether writes are paused at the moment.
     pub(super) fn is_on(&self) -> bool {
-        let until = self.until.load(Ordering::Relaxed);
-        until != 0 && self.began.elapsed() < Duration::from_millis(until)
+        self.is_within(Duration::ZERO)
+    }
+
+    /// Whether the server may still hold back writes that it got while they were paused.
+    pub(super) fn may_linger(&self) -> bool {
+        self.is_within(LINGER_MAX)
     }
 
     /// Notes what a client asks for with a `CLIENT PAUSE`. False: the server refuses it, or pauses more
@@ -40,8 +48,7 @@ impl Pause {
         };
         let time = milliseconds(time).filter(|_| mode.eq_ignore_ascii_case(b"write"));
         if let Some(time) = time {
-            let now = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX);
-            let until = now.saturating_add(time).saturating_add(1);
+            let until = self.now().saturating_add(time).saturating_add(1);
             self.until.fetch_max(until, Ordering::Relaxed);
         }
         time.is_some()
@@ -49,7 +56,17 @@ impl Pause {
 
     /// Notes that it is over.
     pub(super) fn end(&self) {
-        self.until.store(0, Ordering::Relaxed);
+        let now = self.now();
+        self.until.fetch_min(now, Ordering::Relaxed);
+    }
+
+    fn is_within(&self, after: Duration) -> bool {
+        let until = self.until.load(Ordering::Relaxed);
+        until != 0 && self.began.elapsed() < Duration::from_millis(until).saturating_add(after)
+    }
+
+    fn now(&self) -> u64 {
+        u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 }
 

@@ -1,6 +1,52 @@
 //! Clients that block: sharing, order, their own timeouts, and that nothing is lost when they leave.
 
+use std::process::{Child, Command, Stdio};
+
 use super::*;
+
+/// A server of a test's own: what it does to it, others must not feel.
+struct Alone {
+    url: String,
+    server: Child,
+    _folder: tempfile::TempDir,
+}
+
+impl Alone {
+    /// `None`, said aloud, where no tests with servers are wanted.
+    async fn start() -> Option<Self> {
+        server_url()?;
+        let folder = tempfile::tempdir().unwrap();
+        let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = free.local_addr().unwrap();
+        drop(free);
+        let server = Command::new("redis-server")
+            .args(["--port", &address.port().to_string(), "--save", ""])
+            .args(["--bind", "127.0.0.1", "--requirepass", "alone"])
+            .current_dir(folder.path())
+            .stdout(Stdio::null())
+            .stdin(Stdio::null())
+            .spawn()
+            .unwrap();
+        let host = address.ip().to_string();
+        let near = || net::Address {
+            host: &host,
+            port: address.port(),
+        };
+        until(async || net::dial(near(), WAIT_MAX).await.is_ok()).await;
+        Some(Self {
+            url: format!("redis://:alone@{address}"),
+            server,
+            _folder: folder,
+        })
+    }
+}
+
+impl Drop for Alone {
+    fn drop(&mut self) {
+        self.server.kill().unwrap();
+        self.server.wait().unwrap();
+    }
+}
 
 /// Joins the line and returns when the client stands in it: what is answered at once shows that what
 /// follows in the same packet has been taken up.
@@ -377,4 +423,60 @@ async fn a_wait_that_ends_before_its_turn_has_what_is_there() {
         }
     }
     drop(holders);
+}
+
+#[tokio::test]
+async fn a_wait_in_a_pause_of_writes_ends_after_it_and_holds_nobody_up() {
+    let Some(alone) = Alone::start().await else {
+        return;
+    };
+    let gateway = Gateway::before(&alone.url, &alone.url, "share-pause").await;
+    let mut direct = gateway.direct().await;
+    let mut pauser = gateway.client(Role::Admin).await;
+    let mut reader = gateway.client(Role::Write).await;
+    reader.send(&["SET", "pause-k", "v"]).await;
+    reader.expect("+OK\r\n").await;
+    // With a lease for the line, and with none.
+    for is_crowded in [false, true] {
+        let holders = if is_crowded {
+            hold_all(&gateway).await
+        } else {
+            Vec::new()
+        };
+        let mut before = gateway.client(Role::Write).await;
+        join(&mut before, &["BLPOP", "pause-before", "0"]).await;
+        let mut client = gateway.client(Role::Write).await;
+        let mut leaving = gateway.client(Role::Write).await;
+        let mut unblocked = gateway.client(Role::Write).await;
+        let number = id(&mut unblocked).await;
+        pauser.send(&["CLIENT", "PAUSE", "60000", "WRITE"]).await;
+        pauser.expect("+OK\r\n").await;
+        join(&mut client, &["BLPOP", "pause-q", "0.05"]).await;
+        join(&mut leaving, &["BLPOP", "pause-left", "0"]).await;
+        join(&mut unblocked, &["BLPOP", "pause-other", "0"]).await;
+        drop((before, leaving));
+        pauser.send(&["CLIENT", "UNBLOCK", &number]).await;
+        pauser.expect(":1\r\n").await;
+        unblocked.expect("*-1\r\n").await;
+        // A wait that is over is not ended: only its absence could be seen.
+        sleep(Duration::from_millis(300)).await;
+        reader.send(&["GET", "pause-k"]).await;
+        reader.expect("$1\r\nv\r\n").await;
+        pauser.send(&["CLIENT", "UNPAUSE"]).await;
+        pauser.expect("+OK\r\n").await;
+        client.expect("*-1\r\n").await;
+        drop(holders);
+        until(async || gateway.blocked(&mut direct).await == 0).await;
+    }
+    // A pause that ends by itself.
+    pauser.send(&["CLIENT", "PAUSE", "400", "WRITE"]).await;
+    pauser.expect("+OK\r\n").await;
+    let mut client = gateway.client(Role::Write).await;
+    client.send(&["BLPOP", "pause-q", "0.05"]).await;
+    reader.send(&["GET", "pause-k"]).await;
+    reader.expect("$1\r\nv\r\n").await;
+    client.expect("*-1\r\n").await;
+    // The server has served all of it.
+    direct.send(&["PING"]).await;
+    direct.expect("+PONG\r\n").await;
 }

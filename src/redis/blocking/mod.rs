@@ -2,8 +2,9 @@
 //!
 //! Clients with the same command on the same keys (and database) stand in one line, in the order in
 //! which they came. One lease waits for the first of them; what it gets is handed to the first that
-//! is still there. Each client's own timeout is kept here, to the moment. Where more lines wait than
-//! leases may be held, the lines take turns: see [`task`].
+//! is still there. Each client's own timeout is kept here; when it is over, the client is told so
+//! once the server has been asked for it, which takes as long as the server takes: in a pause of writes,
+//! to its end. Where more lines wait than leases may be held, the lines take turns: see [`task`].
 //!
 //! # What is not lost
 //! * An element that the server has handed out is offered to the first client in line. Its session looks
@@ -18,6 +19,7 @@
 //!   most [`task::BATCH_MAX`] a line. A client connected directly loses its element in the same two
 //!   moments; who cannot bear it uses `BLMOVE` or a stream with a group.
 
+mod ending;
 mod task;
 mod wish;
 

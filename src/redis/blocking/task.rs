@@ -4,12 +4,15 @@
 //! number of lines get their turns, in the order of asking. While it is held, the server counts this
 //! line among those blocked on the key, and serves lines and other clients in its own order.
 
-use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use tokio::time::{Instant, error::Elapsed, sleep, sleep_until, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 
-use super::{Outcome, Share, Wish};
+use super::{
+    Outcome, Share, Wish,
+    ending::{End, Replies, Unblocking, end_wait, settle},
+};
 use crate::{
     fault::{Effect, Refusal},
     pool::{CloseReason, Lease, Residue},
@@ -29,6 +32,8 @@ const SLICE_BLIND: Duration = Duration::from_secs(1);
 const GRACE: Duration = Duration::from_mins(1);
 /// How soon it is tried again to end a wait that had not begun.
 const UNBLOCK_EVERY: Duration = Duration::from_millis(5);
+/// How often it is looked whether a pause of writes is over.
+const PAUSE_LOOK: Duration = Duration::from_millis(100);
 /// A reply that comes sooner than this shows that there is more to be had.
 const AT_ONCE: Duration = Duration::from_millis(2);
 /// Elements that are asked for at once at most.
@@ -41,11 +46,14 @@ const RETURN_PAUSE: Duration = Duration::from_millis(500);
 const HELLO_2: &[u8] = b"*2\r\n$5\r\nHELLO\r\n$1\r\n2\r\n";
 const HELLO_3: &[u8] = b"*2\r\n$5\r\nHELLO\r\n$1\r\n3\r\n";
 
-/// Replies, and the number in line up to which they say that there was nothing where one is null.
-type Answer = (Vec<Bytes>, u64);
-
-/// What a wait upstream came to.
-type Replies = Result<Result<Vec<Bytes>, AskFault>, Elapsed>;
+/// What the server said.
+struct Answer<'a> {
+    replies: Vec<Bytes>,
+    /// The number in line up to which the replies say that there was nothing, where one is null.
+    before: u64,
+    /// The end of the wait was asked for, and the server has not said yet what came of it.
+    unblocking: Option<Unblocking<'a>>,
+}
 
 /// Looks after a line until nobody stands in it.
 pub(super) async fn run(share: Arc<Share>) {
@@ -75,6 +83,7 @@ impl Share {
     /// One turn at an upstream.
     async fn hold(&self) -> Result<(), Refusal> {
         let reached = async {
+            self.unpaused().await;
             let permit = self.station.turn().await?;
             let (version, database) = (self.wish.version, self.wish.database);
             let lease = self.station.upstream(version, database).await?;
@@ -124,11 +133,38 @@ impl Share {
             if self.line.lock().is_empty() {
                 return true;
             }
-            if self.late() > 0 {
+            let is_late = self.late() > 0;
+            if is_late && !self.is_paused() {
                 return false;
             }
-            self.changed.notified().await;
+            tokio::select! {
+                () = self.changed.notified() => {}
+                () = self.unpaused(), if is_late => {}
+            }
         }
+    }
+
+    /// Resolves when the server does not hold back what this line waits for.
+    async fn unpaused(&self) {
+        while self.is_paused() {
+            sleep(PAUSE_LOOK).await;
+        }
+    }
+
+    /// Whether the server holds back what this line waits for: on a trunk it would hold up everybody, and
+    /// on a lease there would be no ending it.
+    fn is_paused(&self) -> bool {
+        self.writes() && self.station.pause().is_on()
+    }
+
+    /// Whether the server may hold a wait of this line back. `CLIENT UNBLOCK` of such a client ends servers
+    /// that lack <https://github.com/redis/redis/pull/14164>.
+    fn may_be_held_back(&self) -> bool {
+        self.writes() && self.station.pause().may_linger()
+    }
+
+    fn writes(&self) -> bool {
+        self.wish.kind != super::wish::Kind::Read
     }
 
     /// Asks over a trunk, without waiting, for those whose time is over.
@@ -169,6 +205,9 @@ impl Share {
         let mut is_plenty = false;
         loop {
             self.deal();
+            if self.is_paused() {
+                return Ok(());
+            }
             let waiting = self.waiting();
             if waiting == 0 {
                 return self.put_back(lease).await;
@@ -185,7 +224,11 @@ impl Share {
             } else {
                 self.ask_one(lease, id, began).await
             };
-            let (replies, before) = match asked {
+            let Answer {
+                replies,
+                before,
+                unblocking,
+            } = match asked {
                 Ok(answer) => answer,
                 Err(fault) => {
                     // Something may have been on its way to the first; the others wait on.
@@ -197,6 +240,10 @@ impl Share {
             let is_full = replies.iter().all(|reply| !wire::is_null(reply));
             is_plenty = is_full && (replies.len() > 1 || sent.elapsed() < AT_ONCE);
             self.take_all(replies, before);
+            if let Some(unblocking) = unblocking {
+                // Whoever has the lease next would have its wait ended by it.
+                settle(unblocking).await?;
+            }
         }
     }
 
@@ -232,7 +279,7 @@ impl Share {
         lease: &mut Lease<Dialer>,
         id: Option<u64>,
         began: Instant,
-    ) -> Result<Answer, AskFault> {
+    ) -> Result<Answer<'_>, AskFault> {
         let mut before = self.next();
         let slice = if id.is_some() { SLICE } else { SLICE_BLIND };
         let command = self.wish.command(slice);
@@ -254,23 +301,27 @@ impl Share {
             });
             tokio::select! {
                 biased;
-                reply = &mut asked => return Ok((reply.map_err(|_| AskFault::Closed)??, before)),
+                reply = &mut asked => return answer(reply, before, None),
                 () = self.changed.notified() => {}
                 () = crowded => {}
                 () = until(due), if may_end => {
+                    if self.may_be_held_back() {
+                        again = Some(Instant::now() + PAUSE_LOOK);
+                        continue;
+                    }
                     let Some(id) = id else {
                         // It ends by itself soon enough, but not for those whose time is over.
                         self.ask_aside().await;
                         continue;
                     };
                     let next = self.next();
-                    let (reply, has_ended) = end_wait(asked.as_mut(), self.station.unblock(id)).await;
-                    if has_ended {
+                    let unblocking = Box::pin(self.station.unblock(id));
+                    match end_wait(asked.as_mut(), unblocking).await {
                         // There was nothing then, for anybody who had come.
-                        before = next;
-                    }
-                    if let Some(reply) = reply {
-                        return Ok((reply.map_err(|_| AskFault::Closed)??, before));
+                        End::Unblocked(None) => before = next,
+                        End::Unblocked(Some(reply)) => return answer(reply, next, None),
+                        End::Ended(reply, unblocking) => return answer(reply, before, unblocking),
+                        End::Refused => {}
                     }
                     again = Some(Instant::now() + UNBLOCK_EVERY);
                 }
@@ -279,14 +330,22 @@ impl Share {
     }
 
     /// Takes what there is for many at once, without waiting.
-    async fn ask_many(&self, lease: &mut Lease<Dialer>, many: usize) -> Result<Answer, AskFault> {
+    async fn ask_many(
+        &self,
+        lease: &mut Lease<Dialer>,
+        many: usize,
+    ) -> Result<Answer<'_>, AskFault> {
         let before = self.next();
         let (commands, replies) = self.wish.at_once(many);
         let asked = lease.upstream.converse(&commands, replies);
         let replies = timeout(GRACE, asked)
             .await
             .map_err(|_| AskFault::Closed)??;
-        Ok((Wish::outcomes(&replies), before))
+        Ok(Answer {
+            replies: Wish::outcomes(&replies),
+            before,
+            unblocking: None,
+        })
     }
 
     /// Puts back what nobody is there to get, the last that was taken first.
@@ -318,22 +377,16 @@ impl Share {
     }
 }
 
-/// Has a wait ended; its reply, if that has come meanwhile, and whether it was this that ended it.
-async fn end_wait(
-    mut asked: Pin<&mut impl Future<Output = Replies>>,
-    unblocked: impl Future<Output = bool>,
-) -> (Option<Replies>, bool) {
-    let mut unblocked = std::pin::pin!(unblocked);
-    tokio::select! {
-        biased;
-        has_ended = &mut unblocked => (None, has_ended),
-        reply = &mut asked => {
-            let is_nothing = matches!(&reply, Ok(Ok(said)) if said.iter().all(|one| wire::is_null(one)));
-            // Both are told in the same moment.
-            let has_ended = is_nothing && timeout(AT_ONCE, unblocked).await.unwrap_or(false);
-            (Some(reply), has_ended)
-        }
-    }
+fn answer(
+    reply: Replies,
+    before: u64,
+    unblocking: Option<Unblocking<'_>>,
+) -> Result<Answer<'_>, AskFault> {
+    Ok(Answer {
+        replies: reply.map_err(|_| AskFault::Closed)??,
+        before,
+        unblocking,
+    })
 }
 
 async fn until(due: Option<Instant>) {

@@ -312,16 +312,11 @@ impl Station {
     }
 
     /// Ends the wait of another of our upstreams, by the server's number of it. False: it did not wait.
-    pub(super) async fn unblock(&self, number: u64) -> bool {
+    pub(super) async fn unblock(&self, number: u64) -> Result<bool, Refusal> {
         let (version, database) = self.trunks.any().unwrap_or((Version::Resp2, self.home));
         let words = ["CLIENT", "UNBLOCK", &number.to_string()];
-        match self.ask(version, database, &words).await {
-            Ok(reply) => reply.starts_with(b":1"),
-            Err(refusal) => {
-                tracing::debug!(%refusal, "could not end a wait");
-                false
-            }
-        }
+        let reply = self.ask(version, database, &words).await?;
+        Ok(reply.starts_with(b":1"))
     }
 
     /// The server's version, learned when the client's trunk is opened.
