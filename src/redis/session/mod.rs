@@ -145,7 +145,6 @@ enum Next {
     Room,
     /// A trunk.
     Trunk,
-    /// A login.
     Login(Hello, Option<Credentials>),
     /// A connection as it was accepted.
     Reset,
