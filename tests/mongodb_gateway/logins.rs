@@ -8,12 +8,8 @@ use super::{Document, Rig, Role, Secret, Wire, mongodb, number, pool, rawdoc};
 fn digest(user: &str, password: &str) -> Secret {
     use md5::{Digest, Md5};
     let digest = Md5::digest(format!("{user}:mongo:{password}"));
-    Secret::from(
-        digest
-            .iter()
-            .map(|byte| format!("{byte:02x}"))
-            .collect::<String>(),
-    )
+    let hex: Vec<_> = digest.iter().map(|byte| format!("{byte:02x}")).collect();
+    Secret::from(hex.concat())
 }
 
 /// User and password of a connection string, as written there.

@@ -178,11 +178,14 @@ impl Guise {
     }
 }
 
+/// A command, and the number of its transaction.
+type Seen = (String, Option<i64>);
+
 /// A relay that calls itself a router.
 struct Router {
     address: SocketAddr,
     /// The commands that came, each with its transaction.
-    seen: Arc<Mutex<Vec<(String, Option<i64>)>>>,
+    seen: Arc<Mutex<Vec<Seen>>>,
     is_down: Arc<AtomicBool>,
 }
 
@@ -240,7 +243,7 @@ async fn whole_message(stream: &mut TcpStream) -> Option<Vec<u8>> {
 async fn relay(
     guise: Guise,
     (mut client, mut upstream): (TcpStream, TcpStream),
-    seen: Arc<Mutex<Vec<(String, Option<i64>)>>>,
+    seen: Arc<Mutex<Vec<Seen>>>,
     is_down: Arc<AtomicBool>,
 ) -> Option<()> {
     loop {
@@ -405,7 +408,7 @@ async fn transactions_stay_with_the_router_that_knows_them() {
 }
 
 /// Serves relays at an address until it is told to stop; those that are open go on.
-async fn listen(at: SocketAddr, server: SocketAddr) -> (SocketAddr, tokio::task::AbortHandle) {
+fn listen(at: SocketAddr, server: SocketAddr) -> (SocketAddr, tokio::task::AbortHandle) {
     let socket = tokio::net::TcpSocket::new_v4().unwrap();
     socket.set_reuseaddr(true).unwrap();
     socket.bind(at).unwrap();
@@ -437,7 +440,7 @@ async fn member_that_could_not_be_dialled_is_looked_at_again_at_once() {
     let parsed = url::Url::parse(&url).unwrap();
     let server = format!("{}:{}", parsed.host_str().unwrap(), parsed.port().unwrap());
     let address = server.parse().unwrap();
-    let (member, serving) = listen("127.0.0.1:0".parse().unwrap(), address).await;
+    let (member, serving) = listen("127.0.0.1:0".parse().unwrap(), address);
     let url = url.replace(&server, &member.to_string());
     let url = format!("{url}&authMechanism=SCRAM-SHA-256&replicaSet=alone");
     let rig = Rig::start_for(url).await;
@@ -452,7 +455,7 @@ async fn member_that_could_not_be_dialled_is_looked_at_again_at_once() {
     let began = tokio::time::Instant::now();
     second.send(0, &section(&count)).await;
     tokio::time::sleep(Duration::from_millis(400)).await;
-    let (_, _serving) = listen(member, address).await;
+    let (_, _serving) = listen(member, address);
     let answer = second.receive().await.unwrap().body;
     assert_eq!(number(&answer, "ok"), 1, "{answer}");
     let took = began.elapsed();

@@ -257,15 +257,12 @@ impl Servers {
         if self.shape.get().is_none() && is_unfound(&self.unfound_at.lock()) {
             return None;
         }
-        let found = self.shape.get_or_try_init(|| self.find_out()).await;
-        match found {
-            Ok(shape) => Some(shape),
+        let found = self.shape.get_or_try_init(|| self.find_out()).await.ok();
+        if found.is_none() {
             // The dial that follows meets the same fault and tells it.
-            Err(()) => {
-                *self.unfound_at.lock() = Some(Instant::now());
-                None
-            }
+            *self.unfound_at.lock() = Some(Instant::now());
         }
+        found
     }
 
     async fn find_out(&self) -> Result<Shape, ()> {

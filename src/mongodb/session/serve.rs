@@ -22,6 +22,10 @@ use super::{
 };
 
 /// What is to be done with a request.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "nearly all are the largest: a box would be an allocation for each request"
+)]
 enum Decision {
     /// Pass it on.
     Forward(Plan),

@@ -34,7 +34,7 @@ pub(super) enum Login<'a> {
 /// A user with a password, and where it is defined.
 pub(super) struct Password<'a> {
     user: &'a str,
-    password: &'a Secret,
+    secret: &'a Secret,
     source: &'a str,
     /// The one that the registration wants; without it the server is asked what the user has.
     mechanism: Option<Mechanism>,
@@ -88,7 +88,7 @@ impl<'a> Login<'a> {
         let source = option("authsource").or(target.database.as_deref());
         Ok(Some(Self::Password(Password {
             user,
-            password,
+            secret: password,
             source: source.unwrap_or("admin"),
             mechanism,
         })))
@@ -176,8 +176,8 @@ async fn finish(
     known: Option<&Salted>,
 ) -> Result<Salted, DialFault> {
     let password = match client.mechanism() {
-        Mechanism::Sha256 => login.password.clone(),
-        Mechanism::Sha1 => digest(login.user, login.password.expose()),
+        Mechanism::Sha256 => login.secret.clone(),
+        Mechanism::Sha1 => digest(login.user, login.secret.expose()),
     };
     let known = known.cloned();
     // A key derivation takes milliseconds, which is too long for the threads that serve clients.
