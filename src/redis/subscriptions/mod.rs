@@ -3,10 +3,12 @@
 //!
 //! The first subscriber of a channel or pattern makes the gateway subscribe; it is told so once the
 //! server has confirmed, because what it publishes next must reach it. Later ones are told at once.
+//! What the server sends behind its confirmation is heard by all who have waited for that.
 //! When the upstream is lost everything is subscribed again; what was published in between is lost,
 //! as it is for a client that reconnects by itself.
 
 mod count;
+mod entrants;
 mod glob;
 mod nodes;
 mod state;
@@ -26,15 +28,18 @@ use std::{
     time::Duration,
 };
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use parking_lot::Mutex;
-use tokio::{sync::Notify, time::timeout};
+use tokio::{
+    sync::Notify,
+    time::{Instant, timeout_at},
+};
 
 use self::state::{Key, Place, State, Topic};
 use super::{cluster::slot, outbox::Outbox, upstream::Dialer, wire::Version};
 use crate::{fault::Refusal, pool::Pool, shutdown::Shutdown};
 
-/// How long a subscriber waits for the server to confirm.
+/// How long a subscriber waits for the server to confirm the next of its topics.
 const CONFIRM_MAX: Duration = Duration::from_secs(10);
 
 /// What can be subscribed to; the three have names of their own.
@@ -62,6 +67,7 @@ pub(super) struct Hub {
 }
 
 /// Who gets the messages.
+#[derive(Clone)]
 struct Member {
     outbox: Arc<Outbox>,
     version: Version,
@@ -136,22 +142,23 @@ impl Hub {
         })
     }
 
-    /// Asks the server for a topic unless it is asked for already, and has an upstream opened.
-    fn want(self: &Arc<Self>, key: &Key) -> Result<(), Refusal> {
+    /// Asks the server for a topic unless it is asked for already, and has an upstream opened; the client is
+    /// let in once that is confirmed.
+    fn want(self: &Arc<Self>, key: Key, id: u64, entry: (Member, BytesMut)) -> Result<(), Refusal> {
         let mut state = self.state.lock();
         let topic = match state.topics.entry(key.clone()) {
             Entry::Occupied(topic) => topic.into_mut(),
             Entry::Vacant(vacant) => vacant.insert(Topic {
-                at: self.place(key)?,
+                at: self.place(&key)?,
                 ..Topic::default()
             }),
         };
-        topic.waiting += 1;
         let at = topic.at;
         if !topic.is_wanted {
-            state.ask(key, true);
+            state.ask(&key, true);
         }
         self.see_to(&mut state, at);
+        state.put_behind(key, id, entry);
         Ok(())
     }
 
@@ -206,51 +213,6 @@ impl Hub {
         unused
     }
 
-    /// Waits until the server has confirmed; then `join` runs before any message can be delivered.
-    async fn confirmed(&self, key: &Key, join: impl FnOnce(&mut Topic)) -> Result<(), Refusal> {
-        let mut seen = None;
-        loop {
-            let changed = self.changed.notified();
-            {
-                let mut state = self.state.lock();
-                let State { topics, desks, .. } = &mut *state;
-                let Some(topic) = topics.get_mut(key) else {
-                    return Err(Refusal::NotPermitted {
-                        what: key.0.commands().0.into(),
-                    });
-                };
-                let desk = desks.entry(topic.at).or_default();
-                let (place, failures) = *seen.get_or_insert((topic.at, desk.failures));
-                if place != topic.at {
-                    seen = Some((topic.at, desk.failures));
-                } else if desk.failures > failures
-                    && let Some(fault) = &desk.fault
-                {
-                    return Err(fault.clone());
-                }
-                // While it is closed nothing has been asked, so that nothing is confirmed either.
-                if desk.is_open && topic.is_confirmed() {
-                    join(topic);
-                    return Ok(());
-                }
-            }
-            if timeout(CONFIRM_MAX, changed).await.is_err() {
-                return Err(Refusal::TimedOut {
-                    what: "subscription",
-                });
-            }
-        }
-    }
-
-    /// A client waits no longer.
-    fn waited(&self, key: &Key) {
-        let mut state = self.state.lock();
-        if let Some(topic) = state.topics.get_mut(key) {
-            topic.waiting = topic.waiting.saturating_sub(1);
-        }
-        state.forget_unwanted(key);
-    }
-
     /// A client hears of its topics in another version from now on.
     fn switch<'n>(
         &self,
@@ -277,13 +239,17 @@ impl Hub {
         state.topics.get(key).is_some_and(Topic::is_ending)
     }
 
-    /// Waits until the server has ended a topic, or somebody wants it again.
-    async fn ended(&self, key: &Key) {
+    /// Waits until the server has ended a topic, or somebody wants it again. False: that takes too long.
+    async fn ended(&self, key: &Key) -> bool {
+        let until = Instant::now() + CONFIRM_MAX;
         loop {
             let changed = self.changed.notified();
             let is_ending = self.state.lock().topics.get(key).map(Topic::is_ending);
-            if is_ending != Some(true) || timeout(CONFIRM_MAX, changed).await.is_err() {
-                return;
+            if is_ending != Some(true) {
+                return true;
+            }
+            if timeout_at(until, changed).await.is_err() {
+                return false;
             }
         }
     }

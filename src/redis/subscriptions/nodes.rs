@@ -2,8 +2,12 @@
 
 use std::sync::Arc;
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::timeout,
+};
 
+use super::CONFIRM_MAX;
 use crate::{fault::Refusal, redis::cluster::Cluster};
 
 /// Who has which channel, and how many upstreams there may be.
@@ -46,7 +50,10 @@ impl Nodes {
                     .into(),
         })?;
         // It is never closed while the station lives.
-        let pin = Arc::clone(&self.pins).acquire_owned().await;
+        let pin = timeout(CONFIRM_MAX, Arc::clone(&self.pins).acquire_owned()).await;
+        let pin = pin.map_err(|_| Refusal::TimedOut {
+            what: "subscription",
+        })?;
         Ok(vec![keeper, pin.map_err(|_| Refusal::Draining)?])
     }
 }

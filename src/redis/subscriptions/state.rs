@@ -1,14 +1,14 @@
 //! What is subscribed to, and what the servers have been asked. Pure: frames in, questions out.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{BTreeSet, HashMap, VecDeque},
     sync::{Arc, Weak},
     task::Waker,
 };
 
 use bytes::{BufMut, Bytes, BytesMut};
 
-use super::{Kind, Member};
+use super::{Kind, Member, entrants::Entrant};
 use crate::{
     fault::Refusal,
     redis::{
@@ -30,6 +30,8 @@ pub(super) type Key = (Kind, Bytes);
 pub(super) struct State {
     pub(super) topics: HashMap<Key, Topic>,
     pub(super) desks: HashMap<Place, Desk>,
+    /// Clients that wait for topics, by their number.
+    pub(super) entrants: HashMap<u64, Entrant>,
     /// Subscribers to whom so much is on its way that they may not leave it so for long.
     pub(super) slow: Vec<Weak<Outbox>>,
 }
@@ -39,7 +41,7 @@ pub(super) struct State {
 pub(super) struct Topic {
     pub(super) members: HashMap<u64, Member>,
     /// Clients that wait for the confirmation.
-    pub(super) waiting: usize,
+    pub(super) waiting: BTreeSet<u64>,
     /// Questions about it that the server has not answered.
     pub(super) asked: usize,
     /// The last question was to subscribe.
@@ -134,7 +136,7 @@ impl State {
         let Some(topic) = self.topics.get(key) else {
             return;
         };
-        if !topic.members.is_empty() || topic.waiting > 0 {
+        if !topic.members.is_empty() || !topic.waiting.is_empty() {
             return;
         }
         if topic.is_wanted {
@@ -249,6 +251,7 @@ impl State {
                 && let Some(topic) = self.topics.get_mut(&key)
             {
                 topic.redirects = 0;
+                self.let_all_in(&key);
             }
             return Ok(Taken::Answer);
         }
@@ -336,7 +339,8 @@ mod tests {
             state.reopen(place);
         }
         let topic = state.topics.entry(key(name)).or_default();
-        (topic.at, topic.waiting) = (first, 1);
+        topic.at = first;
+        topic.waiting.insert(1);
         state.ask(&key(name), true);
         let taken = state.take(first, &answer("ssubscribe", name), &mut Vec::new());
         assert!(matches!(taken, Ok(Taken::Answer)));
@@ -392,7 +396,7 @@ mod tests {
     #[test]
     fn an_end_that_was_asked_for_is_no_move() {
         let (mut state, first, _) = subscribed("a");
-        state.topics.get_mut(&key("a")).unwrap().waiting = 0;
+        state.topics.get_mut(&key("a")).unwrap().waiting.clear();
         state.forget_unwanted(&key("a"));
         let told = state.take(first, &answer("sunsubscribe", "a"), &mut Vec::new());
         assert!(matches!(told, Ok(Taken::Answer)));

@@ -1,14 +1,11 @@
 //! One client's subscriptions, and what it hears of them.
 
-use std::{
-    collections::{HashSet, VecDeque},
-    sync::Arc,
-};
+use std::{collections::HashSet, sync::Arc};
 
 use bytes::{Bytes, BytesMut};
 use tokio::task::consume_budget;
 
-use super::{Hub, Kind, Member, state::Key};
+use super::{Hub, Kind, Member, entrants::Entering};
 use crate::{
     fault::Refusal,
     redis::{
@@ -39,12 +36,6 @@ pub(in crate::redis) struct Counts {
     pub(in crate::redis) channels: usize,
     pub(in crate::redis) patterns: usize,
     pub(in crate::redis) shards: usize,
-}
-
-/// The wait for a confirmation; dropped, it is over.
-struct Wait<'a> {
-    hub: &'a Hub,
-    key: Key,
 }
 
 impl Subscriber {
@@ -91,40 +82,34 @@ impl Subscriber {
     ) -> Result<(), Refusal> {
         let hub = Arc::clone(&self.hub);
         hub.known().await?;
-        let mut waits = VecDeque::with_capacity(names.len());
+        let entering = Entering::new(&hub, self.id);
+        let mut added = Vec::with_capacity(names.len());
+        let mut outcome = Ok(());
         for name in names {
             // There may be a million of them, and others have to be served, too.
             consume_budget().await;
-            let key = (kind, name.clone());
-            hub.want(&key)?;
-            waits.push_back(Wait { hub: &hub, key });
-        }
-        while let Some(wait) = waits.pop_front() {
-            consume_budget().await;
-            let name = &wait.key.1;
-            let is_new = self.topics.insert(kind, name);
-            let ack = self.acknowledgement(kind.commands().0, Some(name), kind);
+            added.push((name, self.topics.insert(kind, name)));
             let member = Member {
                 outbox: Arc::clone(&self.outbox),
                 version: self.version,
             };
-            let (id, outbox) = (self.id, Arc::clone(&self.outbox));
-            let confirmed = hub
-                .confirmed(&wait.key, |topic| {
-                    // Under the lock of the hub: no message can come before it.
-                    outbox.append(&ack);
-                    topic.members.insert(id, member);
-                })
-                .await;
-            if let Err(refusal) = confirmed {
-                // What it had before it still has.
-                if is_new {
-                    self.topics.remove(kind, name);
-                }
-                return Err(refusal);
+            let ack = self.acknowledgement(kind.commands().0, Some(name), kind);
+            outcome = entering.ask((kind, name.clone()), (member, ack));
+            if outcome.is_err() {
+                break;
             }
         }
-        Ok(())
+        // One that could not even be asked for is not among those that are given up.
+        let not_asked = usize::from(outcome.is_err());
+        if outcome.is_ok() {
+            outcome = entering.done().await;
+        }
+        let lost = entering.give_up() + not_asked;
+        // What it had before it still has.
+        for (name, _) in added.iter().rev().take(lost).filter(|(_, is_new)| *is_new) {
+            self.topics.remove(kind, name);
+        }
+        outcome
     }
 
     /// Leaves some, or all of a kind, and acknowledges each once the server has ended what nobody else is
@@ -155,7 +140,10 @@ impl Subscriber {
         }
         for key in &ends {
             consume_budget().await;
-            self.hub.ended(key).await;
+            if !self.hub.ended(key).await {
+                // It does not answer, so that the others would take as long.
+                break;
+            }
         }
         self.outbox.append(&acks);
     }
@@ -212,11 +200,5 @@ impl Topics {
             Kind::Pattern => &mut self.counts.patterns,
             Kind::Shard => &mut self.counts.shards,
         }
-    }
-}
-
-impl Drop for Wait<'_> {
-    fn drop(&mut self) {
-        self.hub.waited(&self.key);
     }
 }
