@@ -35,18 +35,27 @@ pub(super) enum Wait {
 impl Session {
     /// Waits for bytes from the client, or its end.
     pub(super) async fn receive(&mut self) -> Result<(), Over> {
+        if self.input.is_empty() {
+            // A client may be idle for long; what it has sent is not kept until then.
+            self.input = BytesMut::new();
+        }
+        self.next_bytes(|_, _| Ok(())).await
+    }
+
+    /// Waits for bytes from the client, or its end, and has `meanwhile` look at what else may come.
+    pub(super) async fn next_bytes(
+        &mut self,
+        mut meanwhile: impl FnMut(&mut Self, &mut Context<'_>) -> Result<(), Over>,
+    ) -> Result<(), Over> {
         let bytes_max = self.service.settings().request_bytes_max;
         if self.input.len() >= bytes_max {
             return Err(Over(SessionEnd::Limit));
         }
         self.count_traffic();
         self.show();
-        if self.input.is_empty() {
-            // A client may be idle for long; what it has sent is not kept until then.
-            self.input = BytesMut::new();
-        }
         let before = (self.input.len(), self.is_draining);
         std::future::poll_fn(|context| {
+            meanwhile(self, context)?;
             self.poll_client(context, None, bytes_max)?;
             let came = (self.input.len(), self.is_draining) != before || self.has_ended;
             if came {

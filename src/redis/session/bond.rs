@@ -3,7 +3,7 @@
 //!
 //! Only some of the leases may be kept so, that waits and transactions go on.
 
-use std::{sync::Arc, task::Poll, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use bytes::{Bytes, BytesMut};
 use tokio::{sync::OwnedSemaphorePermit, time::timeout};
@@ -287,29 +287,17 @@ impl Session {
 
     /// Waits for bytes from the client, and hands on what the server tells it meanwhile.
     pub(super) async fn listen(&mut self) -> Result<(), Over> {
-        let bytes_max = self.service.settings().request_bytes_max;
-        if self.input.len() >= bytes_max {
-            return Err(Over(SessionEnd::Limit));
-        }
-        self.count_traffic();
-        self.show();
-        let before = (self.input.len(), self.is_draining);
-        std::future::poll_fn(|context| {
-            let outbox = Arc::clone(&self.outbox);
-            if let Some(held) = &mut self.held
-                && let Err(fault) = held.exchange.poll_told(context, &outbox)
-            {
-                // What it was tracking is gone: the client has to begin anew.
-                tracing::debug!(%fault, "lost what a client listens to");
-                return Poll::Ready(Err(Over(SessionEnd::UpstreamLost)));
-            }
-            self.poll_client(context, None, bytes_max)?;
-            let came = (self.input.len(), self.is_draining) != before || self.has_ended;
-            if came {
-                Poll::Ready(Ok(()))
-            } else {
-                Poll::Pending
-            }
+        self.next_bytes(|session, context| {
+            let Some(held) = &mut session.held else {
+                return Ok(());
+            };
+            held.exchange
+                .poll_told(context, &session.outbox)
+                .map_err(|fault| {
+                    // What it was tracking is gone: the client has to begin anew.
+                    tracing::debug!(%fault, "lost what a client listens to");
+                    Over(SessionEnd::UpstreamLost)
+                })
         })
         .await
     }
