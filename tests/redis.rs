@@ -34,6 +34,8 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 
+#[path = "redis/alone.rs"]
+mod alone;
 #[path = "redis/blocking.rs"]
 mod blocking;
 #[path = "redis/bond.rs"]
@@ -44,6 +46,8 @@ mod clients;
 mod pubsub;
 #[path = "redis/roles.rs"]
 mod roles;
+#[path = "redis/scripts.rs"]
+mod scripts;
 
 const KEY: &str = "k1:AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
 const WAIT_MAX: Duration = Duration::from_secs(10);
@@ -103,15 +107,17 @@ impl Gateway {
     }
 
     async fn before(url: &str, direct: &str, name: &str) -> Self {
+        Self::within(&LimitDefaults::default(), url, direct, name).await
+    }
+
+    async fn within(limits: &LimitDefaults, url: &str, direct: &str, name: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let settings = registry::Settings {
             data_dir: folder.path().to_owned(),
             ..registry::Settings::default()
         };
         let vault = Vault::new(Keyring::parse(KEY).unwrap(), Passphrases::default(), false);
-        let registry = Registry::open(&settings, vault, LimitDefaults::default())
-            .await
-            .unwrap();
+        let registry = Registry::open(&settings, vault, *limits).await.unwrap();
         let database = NewDatabase {
             project: NewProject {
                 project_ref: "p".into(),
@@ -315,6 +321,18 @@ impl Client {
                     self.input.drain(..head.len() + 2 + length + 2);
                     return rest[..length].to_owned();
                 }
+            }
+            let read = timeout(WAIT_MAX, self.stream.read_buf(&mut self.input)).await;
+            assert!(read.unwrap().unwrap() > 0, "closed");
+        }
+    }
+
+    /// The next line, without its end.
+    async fn line(&mut self) -> String {
+        loop {
+            if let Some(end) = self.input.windows(2).position(|pair| pair == b"\r\n") {
+                let line = self.input.drain(..end + 2).collect::<Vec<u8>>();
+                return String::from_utf8_lossy(&line[..end]).into_owned();
             }
             let read = timeout(WAIT_MAX, self.stream.read_buf(&mut self.input)).await;
             assert!(read.unwrap().unwrap() > 0, "closed");

@@ -176,13 +176,9 @@ impl Session {
         match submitted {
             Ok(()) => Ok(()),
             Err(Rejected::Full) => Err(Next::Room),
-            Err(Rejected::Stuck) => {
-                self.trunk = None;
-                Err(Next::Trunk)
-            }
-            Err(Rejected::Closed) => {
+            Err(Rejected::Closed | Rejected::Stuck) => {
                 let owed = self.outbox.standing().owed > 0;
-                // Its errors come first; then another trunk carries the command.
+                // What it still gives comes first; then another trunk carries the command.
                 self.trunk = None;
                 Err(if owed { Next::Settled(0) } else { Next::Trunk })
             }

@@ -5,13 +5,11 @@ use std::sync::Arc;
 use bytes::{Bytes, BytesMut};
 use tokio::sync::oneshot;
 
-use super::{Entry, Kind, Recipient, Rejected, Trunk};
+use super::{Kind, Recipient, Rejected, Trunk, rouse};
 use crate::{
     fault::{Effect, Refusal},
     redis::{outbox::Outbox, upstream::REPLY_BYTES_MAX, wire},
 };
-
-use super::INBOX_BYTES_MAX;
 
 impl Trunk {
     /// Asks the server a question of the gateway's own; the reply, or nothing if the trunk is lost.
@@ -51,28 +49,10 @@ impl Trunk {
         kind: Kind,
     ) -> Result<(), Rejected> {
         let mut inbox = self.inbox.lock();
-        if inbox.closed {
-            return Err(Rejected::Closed);
-        }
-        if inbox.bytes.len() >= INBOX_BYTES_MAX {
-            return Err(Rejected::Full);
-        }
-        if inbox.database != database {
-            inbox.select(database, Kind::Swallow);
-        }
-        let entry = Entry {
-            to: None,
-            left: replies,
-            kind,
-            begins: inbox.gathered,
-            ends_batch: false,
-        };
-        inbox.push(entry, commands);
-        let idle = inbox.due();
-        drop(inbox);
-        if let Some(task) = idle {
-            task.wake();
-        }
+        inbox.admit()?;
+        self.select(&mut inbox, database)?;
+        inbox.push((None, kind), (commands, replies));
+        rouse(inbox);
         Ok(())
     }
 }

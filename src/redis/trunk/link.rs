@@ -20,6 +20,8 @@ use crate::{
 
 /// How a server refuses writes that is no master.
 const READONLY: &[u8] = b"-READONLY";
+/// How a server refuses everything while a script keeps it busy.
+const BUSY: &[u8] = b"-BUSY ";
 /// A reply that is longer than this is handed on in pieces.
 const PIECE_BYTES: usize = 64 * 1024;
 /// The longest reply to a question of ours; a longer one is none.
@@ -50,6 +52,8 @@ pub(super) struct Link {
     touched: Vec<Arc<Outbox>>,
     /// A part of the reply under way was handed on.
     is_cut: bool,
+    /// A busy server has refused to select a database, in these words.
+    astray: Option<Bytes>,
 }
 
 /// What stands at the start of the bytes read.
@@ -75,7 +79,13 @@ impl Link {
             reign,
             touched: Vec::new(),
             is_cut: false,
+            astray: None,
         }
+    }
+
+    /// Whether it is not on the database that what follows is meant for.
+    pub(super) fn is_astray(&self) -> bool {
+        self.astray.is_some()
     }
 
     /// Whether the next reply is that of a script.
@@ -100,7 +110,10 @@ impl Link {
                     kind: Kind::Errand(_),
                     ..
                 }) => 1,
+                // Each is looked at, so that none is taken for one of the right database.
+                Some(_) if self.is_astray() => 1,
                 Some(entry) => entry.left,
+                None if self.is_astray() => return Err(TrunkFault::Select),
                 None => 0,
             };
             let Some(cut) = cut(&mut self.scanner, &self.incoming, left.max(1))? else {
@@ -166,7 +179,11 @@ impl Link {
                     },
                 ) => {
                     let effect = effect(entry.begins, self.written);
-                    refusal::refuse(&mut error, &Refusal::UpstreamLost { effect });
+                    match &self.astray {
+                        // The server would have said so, had it been sent.
+                        Some(busy) if effect == Effect::None => error.extend_from_slice(busy),
+                        _ => refusal::refuse(&mut error, &Refusal::UpstreamLost { effect }),
+                    }
                 }
                 Kind::Reply(
                     Fate::Drop
@@ -174,7 +191,8 @@ impl Link {
                         is_silent: true, ..
                     },
                 )
-                | Kind::Swallow
+                | Kind::Select
+                | Kind::Speak
                 | Kind::Errand(_)
                 | Kind::Ignore
                 // Dropped, it tells whoever asked.
@@ -200,6 +218,11 @@ impl Link {
         {
             reign.doubt();
         }
+        let is_busy = cut.first == b'-' && bytes.starts_with(BUSY);
+        if self.astray.is_some() && !is_busy && !matches!(entry.kind, Kind::Select) {
+            // It was carried out, on whatever database that was.
+            return Err(TrunkFault::Select);
+        }
         let corrected;
         let bytes = match &mut entry.kind {
             Kind::Reply(Fate::Forward) => bytes,
@@ -216,13 +239,21 @@ impl Link {
                 recipient.reply(bytes, &mut self.touched);
                 &[]
             }
-            Kind::Swallow if cut.first == b'-' => return Err(TrunkFault::Select),
+            Kind::Select if is_busy => {
+                self.astray = Some(Bytes::copy_from_slice(bytes));
+                &[]
+            }
+            Kind::Select | Kind::Speak if cut.first == b'-' => return Err(TrunkFault::Select),
+            Kind::Select => {
+                self.astray = None;
+                &[]
+            }
             Kind::Answer(_) => return self.hand_back(cut.bytes),
             Kind::Counted(count) => {
                 corrected = count.correct(bytes);
                 corrected.as_deref().unwrap_or(bytes)
             }
-            Kind::Reply(Fate::Drop) | Kind::Swallow | Kind::Ignore | Kind::Local(_) => &[],
+            Kind::Reply(Fate::Drop) | Kind::Speak | Kind::Ignore | Kind::Local(_) => &[],
         };
         self.is_cut = false;
         if let Some(client) = &entry.to

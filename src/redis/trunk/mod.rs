@@ -24,15 +24,15 @@ pub(super) use task::Patience;
 
 use std::{
     collections::VecDeque,
-    sync::{Arc, atomic::AtomicUsize},
+    sync::Arc,
     task::{Context, Poll, Waker},
 };
 
 use bytes::{Bytes, BytesMut};
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::oneshot;
 
-use self::scripts::Scripts;
+use self::scripts::{Scripts, Stuck};
 use super::{
     outbox::Outbox,
     wire::{self, Version},
@@ -125,7 +125,7 @@ pub(super) enum Rejected {
     Closed,
     /// Too much waits; see [`Trunk::poll_room`].
     Full,
-    /// It waits for a script, and this client has nothing to wait for on it.
+    /// A script holds it up, or another database cannot be had while one holds up the server.
     Stuck,
 }
 
@@ -163,8 +163,10 @@ struct Entry {
 
 enum Kind {
     Reply(Fate),
-    /// A reply to a command of ours, which must not be an error.
-    Swallow,
+    /// A reply to a `SELECT` of ours: what follows is meant for that database.
+    Select,
+    /// A reply to a `HELLO` of ours, which must not be an error.
+    Speak,
     /// A reply to a command of ours, whatever it is.
     Ignore,
     /// An answer of the gateway's own, which waits for its turn here.
@@ -178,7 +180,7 @@ enum Kind {
 }
 
 impl Trunk {
-    fn new(version: Version, database: u32, busy: Arc<AtomicUsize>) -> Self {
+    fn new(version: Version, database: u32, stuck: Arc<Stuck>) -> Self {
         let inbox = Inbox {
             bytes: BytesMut::new(),
             entries: Vec::new(),
@@ -193,7 +195,7 @@ impl Trunk {
         };
         Self {
             version,
-            scripts: Scripts::new(busy),
+            scripts: Scripts::new(stuck),
             inbox: Arc::new(Mutex::new(inbox)),
         }
     }
@@ -239,43 +241,38 @@ impl Trunk {
         kind: Kind,
     ) -> Result<(), Rejected> {
         let mut inbox = self.inbox.lock();
-        if inbox.closed {
-            return Err(Rejected::Closed);
-        }
-        if inbox.bytes.len() >= INBOX_BYTES_MAX {
-            return Err(Rejected::Full);
-        }
-        // A SELECT would be refused, too, and what follows it could run after the script.
-        let is_elsewhere = self.scripts.is_any_stuck() && inbox.database != commands.database;
-        if (self.is_stuck() || is_elsewhere) && client.standing().owed == 0 {
+        inbox.admit()?;
+        // What is owed on it already comes first there, too.
+        if self.is_stuck() && client.standing().owed == 0 {
             return Err(Rejected::Stuck);
         }
+        self.select(&mut inbox, commands.database)?;
         client.owe(commands.replies);
-        if inbox.database != commands.database {
-            inbox.select(commands.database, Kind::Swallow);
-        }
-        let entry = Entry {
-            to: Some(Arc::clone(client)),
-            left: commands.replies,
-            kind,
-            begins: inbox.gathered,
-            ends_batch: false,
-        };
         if commands.has_script {
             let begins = inbox.gathered;
             inbox.scripts.push_back(begins);
         }
-        inbox.push(entry, commands.bytes);
+        let to = Some(Arc::clone(client));
+        inbox.push((to, kind), (commands.bytes, commands.replies));
         if matches!(commands.fate, Fate::Select { .. }) {
             // Whether the server liked it or not, the trunk is where it was afterwards.
             let database = inbox.database;
             inbox.select(database, Kind::Ignore);
         }
-        let idle = inbox.due();
-        drop(inbox);
-        if let Some(task) = idle {
-            task.wake();
+        rouse(inbox);
+        Ok(())
+    }
+
+    /// Has what comes next find that database.
+    fn select(&self, inbox: &mut Inbox, database: u32) -> Result<(), Rejected> {
+        if inbox.database == database {
+            return Ok(());
         }
+        if self.scripts.is_any_stuck() {
+            // The server would refuse it, and what follows it could run after the script.
+            return Err(Rejected::Stuck);
+        }
+        inbox.select(database, Kind::Select);
         Ok(())
     }
 
@@ -289,21 +286,11 @@ impl Trunk {
             inbox.speak(errand.version);
         }
         if errand.asking {
-            inbox.insert(Kind::Ignore, ASKING);
+            inbox.push((None, Kind::Ignore), (ASKING, 1));
         }
-        let entry = Entry {
-            to: None,
-            left: errand.replies,
-            kind: Kind::Errand(errand.recipient),
-            begins: inbox.gathered,
-            ends_batch: false,
-        };
-        inbox.push(entry, &errand.bytes);
-        let idle = inbox.due();
-        drop(inbox);
-        if let Some(task) = idle {
-            task.wake();
-        }
+        let kind = Kind::Errand(errand.recipient);
+        inbox.push((None, kind), (&errand.bytes, errand.replies));
+        rouse(inbox);
         Ok(())
     }
 
@@ -329,21 +316,19 @@ impl Trunk {
             return Err(Rejected::Closed);
         }
         client.owe(1);
-        let begins = inbox.gathered;
         let to = Some(Arc::clone(client));
-        inbox.entries.push(Entry {
-            to,
-            left: 1,
-            kind: Kind::Local(answer),
-            begins,
-            ends_batch: false,
-        });
-        let idle = inbox.due();
-        drop(inbox);
-        if let Some(task) = idle {
-            task.wake();
-        }
+        inbox.push((to, Kind::Local(answer)), (&[], 1));
+        rouse(inbox);
         Ok(())
+    }
+}
+
+/// Tells the task of what has come, if it has to be told.
+fn rouse(mut inbox: MutexGuard<'_, Inbox>) {
+    let task = inbox.due();
+    drop(inbox);
+    if let Some(task) = task {
+        task.wake();
     }
 }
 
@@ -357,8 +342,26 @@ impl Inbox {
         }
     }
 
-    fn push(&mut self, entry: Entry, bytes: &[u8]) {
-        self.entries.push(entry);
+    /// Whether it takes commands.
+    fn admit(&self) -> Result<(), Rejected> {
+        if self.closed {
+            return Err(Rejected::Closed);
+        }
+        if self.bytes.len() >= INBOX_BYTES_MAX {
+            return Err(Rejected::Full);
+        }
+        Ok(())
+    }
+
+    /// Puts commands behind all others, with what becomes of so many replies.
+    fn push(&mut self, (to, kind): (Option<Arc<Outbox>>, Kind), (bytes, replies): (&[u8], usize)) {
+        self.entries.push(Entry {
+            to,
+            left: replies,
+            kind,
+            begins: self.gathered,
+            ends_batch: false,
+        });
         self.bytes.extend_from_slice(bytes);
         self.gathered += u64::try_from(bytes.len()).unwrap_or(u64::MAX);
     }
@@ -366,7 +369,7 @@ impl Inbox {
     fn select(&mut self, database: u32, kind: Kind) {
         let mut bytes = BytesMut::new();
         wire::encode_command(&mut bytes, &["SELECT", &database.to_string()]);
-        self.insert(kind, &bytes);
+        self.push((None, kind), (&bytes, 1));
         self.database = database;
     }
 
@@ -374,22 +377,7 @@ impl Inbox {
     fn speak(&mut self, version: Version) {
         let mut bytes = BytesMut::new();
         wire::encode_command(&mut bytes, &["HELLO", &version.number().to_string()]);
-        self.insert(Kind::Swallow, &bytes);
+        self.push((None, Kind::Speak), (&bytes, 1));
         self.version = version;
-    }
-
-    /// A command of ours.
-    fn insert(&mut self, kind: Kind, bytes: &[u8]) {
-        let begins = self.gathered;
-        self.push(
-            Entry {
-                to: None,
-                left: 1,
-                kind,
-                begins,
-                ends_batch: false,
-            },
-            bytes,
-        );
     }
 }

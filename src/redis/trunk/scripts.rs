@@ -11,19 +11,41 @@ use std::{
     time::Duration,
 };
 
+use tokio::sync::{Notify, futures::Notified};
+
 /// How long a script may run until the trunk counts as stuck behind it.
 pub(super) const STUCK_AFTER: Duration = Duration::from_millis(80);
 
-/// Whether a trunk is stuck behind a script, and how many of its tenant are.
+/// The trunks of a tenant that are stuck behind scripts.
+#[derive(Default)]
+pub(in crate::redis) struct Stuck {
+    count: AtomicUsize,
+    /// One of them is not stuck any longer.
+    freed: Notify,
+}
+
+/// Whether a trunk is stuck behind a script, and whether others of its tenant are.
 #[derive(Clone)]
 pub(super) struct Scripts {
     own: Arc<AtomicBool>,
-    all: Arc<AtomicUsize>,
+    all: Arc<Stuck>,
+}
+
+impl Stuck {
+    /// Whether any is.
+    pub(super) fn is_any(&self) -> bool {
+        self.count.load(Ordering::Relaxed) > 0
+    }
+
+    /// Ready when one that was stuck when this was called is so no longer.
+    pub(super) fn freed(&self) -> Notified<'_> {
+        self.freed.notified()
+    }
 }
 
 impl Scripts {
-    /// Those of one trunk; `all` counts the stuck trunks of its tenant.
-    pub(super) fn new(all: Arc<AtomicUsize>) -> Self {
+    /// Those of one trunk, and all of its tenant.
+    pub(super) fn new(all: Arc<Stuck>) -> Self {
         Self {
             own: Arc::default(),
             all,
@@ -36,9 +58,10 @@ impl Scripts {
             return;
         }
         if is_stuck {
-            self.all.fetch_add(1, Ordering::Relaxed);
+            self.all.count.fetch_add(1, Ordering::Relaxed);
         } else {
-            self.all.fetch_sub(1, Ordering::Relaxed);
+            self.all.count.fetch_sub(1, Ordering::Relaxed);
+            self.all.freed.notify_waiters();
         }
     }
 
@@ -49,7 +72,7 @@ impl Scripts {
 
     /// Whether a script holds up any trunk of the tenant.
     pub(super) fn is_any_stuck(&self) -> bool {
-        self.all.load(Ordering::Relaxed) > 0
+        self.all.is_any()
     }
 }
 

@@ -1,18 +1,13 @@
 //! The trunks of one tenant: found or opened by protocol version and database.
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use super::{
     Trunk,
+    scripts::Stuck,
     task::{Driver, Patience, TrunkFault},
 };
 use crate::{
@@ -32,8 +27,8 @@ pub(in crate::redis) struct Trunks {
     shutdown: Shutdown,
     patience: Patience,
     open_max: usize,
-    /// How many are stuck behind a script.
-    stuck: Arc<AtomicUsize>,
+    /// Those that are stuck behind a script.
+    stuck: Arc<Stuck>,
     open: Mutex<Vec<Open>>,
     /// The server's version, as the last one opened was told.
     server: Mutex<Option<Arc<str>>>,
@@ -74,7 +69,7 @@ impl Trunks {
 
     /// Whether a script holds up one of them.
     pub(in crate::redis) fn is_stuck(&self) -> bool {
-        self.stuck.load(Ordering::Relaxed) > 0
+        self.stuck.is_any()
     }
 
     /// An open trunk for that version, preferably one that is on that database.
@@ -162,9 +157,24 @@ impl Trunks {
         open.len()
     }
 
+    /// Waits until a script has let go of one that serves.
+    async fn freed(&self, version: Version, database: u32) -> Arc<Trunk> {
+        loop {
+            let freed = self.stuck.freed();
+            if let Some(trunk) = self.find(version, database) {
+                return trunk;
+            }
+            freed.await;
+        }
+    }
+
     async fn open(&self, version: Version, database: u32) -> Result<Arc<Trunk>, CheckoutError> {
         let is_extra = self.is_stuck() && self.count() >= self.open_max;
-        let mut lease = self.pool.lease().await?;
+        let mut lease = tokio::select! {
+            lease = self.pool.lease() => lease?,
+            // There may be no place for another as long as the one that is free again has its own.
+            trunk = self.freed(version, database) => return Ok(trunk),
+        };
         if let Err(fault) = lease.upstream.prepare(version, database).await {
             let cause = fault.to_string();
             lease.give_back(fault.residue());
@@ -190,7 +200,7 @@ impl Trunks {
 pub(in crate::redis) fn open(
     lease: Lease<Dialer>,
     (patience, is_extra): (Patience, bool),
-    stuck: Arc<AtomicUsize>,
+    stuck: Arc<Stuck>,
     shutdown: &Shutdown,
 ) -> Arc<Trunk> {
     let upstream = &lease.upstream;

@@ -56,7 +56,7 @@ pub(super) enum TrunkFault {
     /// The server sent a reply that nobody asked for.
     #[error("a reply that nobody asked for")]
     Unasked,
-    /// The server did not accept a database number that it accepted before.
+    /// The server did not accept a database number that it accepted before, or was busy.
     #[error("the database could not be selected")]
     Select,
     /// Another server has taken the place of this one.
@@ -184,7 +184,7 @@ impl<'s> Driver<'s> {
         }
         self.write(context)?;
         // What cannot be written now is not gathered either, so that the inbox bounds it.
-        if self.link.outgoing.is_empty() {
+        if self.link.outgoing.is_empty() && !self.link.is_astray() {
             let mut inbox = self.inbox.lock();
             if inbox.entries.is_empty() {
                 inbox.idle = Some(context.waker().clone());
@@ -280,7 +280,16 @@ impl<'s> Driver<'s> {
         if self.scripts.is_stuck() {
             self.scripts.note(false);
         }
-        Poll::Ready(self.link.settle())
+        let settled = self.link.settle();
+        if self.link.is_astray() {
+            if !self.link.outgoing.is_empty() {
+                // It would be carried out on the wrong database, were the server free by now.
+                return Poll::Ready(Err(TrunkFault::Select));
+            }
+            // Those who come now find another.
+            self.inbox.lock().closed = true;
+        }
+        Poll::Ready(settled)
     }
 
     fn look_at_clock(&mut self) -> Result<(), TrunkFault> {
