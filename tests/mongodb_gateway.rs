@@ -13,10 +13,7 @@
 use std::{
     io::{Read as _, Write as _},
     net::SocketAddr,
-    sync::{
-        Arc,
-        atomic::{AtomicU32, Ordering},
-    },
+    sync::Arc,
     time::Duration,
 };
 
@@ -37,12 +34,14 @@ use polypool::{
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::{TcpListener, TcpSocket},
+    net::TcpSocket,
     time::timeout,
 };
 
 #[path = "mongodb_gateway/bounds.rs"]
 mod bounds;
+#[path = "mongodb_gateway/elections.rs"]
+mod elections;
 #[path = "mongodb_gateway/logins.rs"]
 mod logins;
 #[path = "mongodb_gateway/topologies.rs"]
@@ -1036,62 +1035,4 @@ async fn clients_and_upstreams_are_compressed_at_once_each_in_its_own_way() {
         }
         rig.end().await;
     }
-}
-
-/// A member of a set of one that answers its first `find` as if it were shutting down, without
-/// anything having changed for it.
-async fn fake_member(tasks: &Shutdown) -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    let finds = Arc::new(AtomicU32::new(0));
-    let spawner = tasks.clone();
-    tasks.spawn("members", async move {
-        while let Ok((socket, _)) = listener.accept().await {
-            let wire = Wire { socket, next: 0 };
-            spawner.spawn("member", act_as_member(wire, address, Arc::clone(&finds)));
-        }
-    });
-    address
-}
-
-async fn act_as_member(mut wire: Wire, address: SocketAddr, finds: Arc<AtomicU32>) {
-    let process = bson::oid::ObjectId::from_bytes([7; 12]);
-    while let Some((header, rest)) = wire.read_raw().await {
-        let request = RawDocumentBuf::from_bytes(rest[5..].to_vec()).unwrap();
-        let is_hello = |name: &str| request.get(name).unwrap().is_some();
-        let reply = if is_hello("hello") || is_hello("isMaster") {
-            if let Ok(millis) = request.get_i64("maxAwaitTimeMS") {
-                tokio::time::sleep(Duration::from_millis(millis.unsigned_abs())).await;
-            }
-            rawdoc! {
-                "isWritablePrimary": true, "setName": "fake", "setVersion": 1,
-                "electionId": process, "me": address.to_string(), "hosts": [address.to_string()],
-                "topologyVersion": { "processId": process, "counter": 6_i64 },
-                "minWireVersion": 0, "maxWireVersion": 17, "ok": 1.0,
-            }
-        } else if request.get("find").unwrap().is_some()
-            && finds.fetch_add(1, Ordering::Relaxed) == 0
-        {
-            rawdoc! { "ok": 0.0, "errmsg": "shutting down", "code": 91 }
-        } else {
-            rawdoc! { "ok": 1.0 }
-        };
-        let mut bytes = message(1, 0, &section(&reply));
-        bytes[8..12].copy_from_slice(&header[4..8]);
-        wire.socket.write_all(&bytes).await.unwrap();
-    }
-}
-
-#[tokio::test]
-async fn a_primary_that_was_wrongly_doubted_is_asked_at_once() {
-    let members = Shutdown::new();
-    let member = fake_member(&members).await;
-    let rig = Rig::start_for(format!("mongodb://{member}/app?replicaSet=fake")).await;
-    let mut wire = rig.login(Role::Read).await;
-    let find = rawdoc! { "find": "c", "$db": "app" };
-    assert_eq!(number(&wire.ask(&find).await, "code"), 91);
-    // Its awaited hello would come ten seconds later.
-    let again = timeout(Duration::from_secs(5), wire.ask(&find)).await;
-    assert_eq!(number(&again.expect("stood still"), "ok"), 1);
-    rig.end().await;
 }

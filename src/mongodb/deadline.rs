@@ -19,6 +19,11 @@ impl Deadline {
     /// The deadline of a command that begins to wait now, if the client gave it one. A `getMore` has none: there the
     /// field says how long it may wait for data.
     pub(super) fn of(message: &[u8]) -> Option<Self> {
+        Self::since(message, Instant::now())
+    }
+
+    /// The deadline of a command that came at that time.
+    pub(super) fn since(message: &[u8], asked_at: Instant) -> Option<Self> {
         let header = Header::parse(message, MESSAGE_BYTES_MAX).ok()??;
         let message = Message::parse(message, &header).ok()?;
         let field = message.body.field("maxTimeMS")?;
@@ -29,7 +34,7 @@ impl Deadline {
         let body_at = message.body_at.start;
         Some(Self {
             field: body_at + field.range.start..body_at + field.range.end,
-            asked_at: Instant::now(),
+            asked_at,
             given: Duration::from_millis(millis),
         })
     }

@@ -15,6 +15,7 @@ use super::{
     outlet,
     plan::Plan,
     refusal::{ErrorReply, Standing},
+    repeat::Refused,
     reply::{self, CursorTail, Incoming},
     servers::{Server, Version},
     session::{Flow, Session},
@@ -48,55 +49,76 @@ impl Session {
     pub(super) async fn exchange(&mut self, mut plan: Plan) -> Flow {
         plan.edit(self.intake.pending_mut());
         let cursor_server = plan.cursor_server();
-        let turn = match &cursor_server {
+        let mut turn = match &cursor_server {
             Some(server) if plan.waits() => {
                 Some(Box::pin(self.take_turn(&mut plan, server)).await?)
             }
             _ => None,
         };
         self.pin(&mut plan);
-        let mut is_second = false;
-        let mut loan = loop {
-            let mut loan = match self.lend(&mut plan).await? {
-                Ok(loan) => loan,
-                Err(error) => return Box::pin(self.refuse_exchange(&plan, &error)).await,
+        loop {
+            let Some(mut loan) = self.dispatch(&mut plan).await? else {
+                return Flow::Continue(());
             };
-            match self.pass_on(&mut plan, &mut loan.lease).await? {
-                Sent::All => break loan,
+            self.note_transaction(&plan, &loan.server);
+            if !plan.wants_reply {
+                return self.settle(&plan, loan.lease).await;
+            }
+            let upstream = &mut loan.lease.upstream;
+            let whole_bytes_max = match self.reply_by {
+                None => reply::WHOLE_BYTES_MAX,
+                Some(_) => PACKED_BYTES_MAX,
+            };
+            let incoming =
+                poll_fn(|context| reply::poll_incoming(context, upstream, whole_bytes_max));
+            let incoming = self.attend(incoming).await;
+            // Others may wait while this client is handed what came.
+            drop(turn.take());
+            return match incoming {
+                Ok(Incoming::Whole(header)) => {
+                    if let Some(refused) = self.deliver(&plan, loan, header).await?
+                        && Box::pin(self.outlast(&mut plan, refused)).await?
+                    {
+                        continue;
+                    }
+                    Flow::Continue(())
+                }
+                Ok(Incoming::Large(header)) => Box::pin(self.stream(&plan, loan, header)).await,
+                Ok(Incoming::Lost) => {
+                    loan.lease.give_back(Residue::Broken(CloseReason::Lost));
+                    Box::pin(self.lost_exchange(&mut plan, Effect::Unknown)).await
+                }
+                Ok(Incoming::Broken) => self.break_off(loan.lease),
+                Err(interrupt) => {
+                    let request = self.intake.pending().get(..plan.left_bytes());
+                    aftermath::follow(&self.service.shutdown, &plan, request, loan.lease);
+                    Flow::Break(interrupt.end())
+                }
+            };
+        }
+    }
+
+    /// Sends the request to whom it has to go to; nothing, if it was refused here.
+    async fn dispatch(&mut self, plan: &mut Plan) -> Flow<Option<Loan>> {
+        let mut is_second = false;
+        loop {
+            let mut loan = match self.lend(plan).await? {
+                Ok(loan) => loan,
+                Err(error) => {
+                    Box::pin(self.give_up(plan, &error)).await?;
+                    return Flow::Continue(None);
+                }
+            };
+            match self.pass_on(plan, &mut loan.lease).await? {
+                Sent::All => return Flow::Continue(Some(loan)),
                 Sent::Failed => loan.lease.give_back(Residue::Broken(CloseReason::Lost)),
             }
             // A pooled connection may have died unseen; it is replaced once.
             if is_second || plan.is_partly_gone() {
-                return Box::pin(self.lost_exchange(&plan, Effect::None)).await;
+                Box::pin(self.lost_exchange(plan, Effect::None)).await?;
+                return Flow::Continue(None);
             }
             is_second = true;
-        };
-        self.note_transaction(&plan, &loan.server);
-        if !plan.wants_reply {
-            return self.settle(&plan, loan.lease).await;
-        }
-        let upstream = &mut loan.lease.upstream;
-        let whole_bytes_max = match self.reply_by {
-            None => reply::WHOLE_BYTES_MAX,
-            Some(_) => PACKED_BYTES_MAX,
-        };
-        let incoming = poll_fn(|context| reply::poll_incoming(context, upstream, whole_bytes_max));
-        let incoming = self.attend(incoming).await;
-        // Others may wait while this client is handed what came.
-        drop(turn);
-        match incoming {
-            Ok(Incoming::Whole(header)) => self.deliver(&plan, loan, header).await,
-            Ok(Incoming::Large(header)) => Box::pin(self.stream(&plan, loan, header)).await,
-            Ok(Incoming::Lost) => {
-                loan.lease.give_back(Residue::Broken(CloseReason::Lost));
-                Box::pin(self.lost_exchange(&plan, Effect::Unknown)).await
-            }
-            Ok(Incoming::Broken) => self.break_off(loan.lease),
-            Err(interrupt) => {
-                let request = self.intake.pending().get(..plan.left_bytes());
-                aftermath::follow(&self.service.shutdown, &plan, request, loan.lease);
-                Flow::Break(interrupt.end())
-            }
         }
     }
 
@@ -141,8 +163,13 @@ impl Session {
     }
 
     /// Hands over a reply that is here whole; the upstream goes back before a slow client can
-    /// make it wait.
-    async fn deliver(&mut self, plan: &Plan, loan: Loan, header: Header) -> Flow {
+    /// make it wait. A refusal that need not be the client's is handed to the caller instead.
+    async fn deliver(
+        &mut self,
+        plan: &Plan,
+        loan: Loan,
+        header: Header,
+    ) -> Flow<Option<Box<Refused>>> {
         let Loan { server, mut lease } = loan;
         if header.response_to != plan.header.request_id {
             return self.break_off(lease);
@@ -156,7 +183,18 @@ impl Session {
             return self.break_off(lease);
         };
         if let Some(change) = reading.change {
-            self.note_change(&server, change.0, &lease.upstream.era);
+            self.note_change(&server, change.said, &lease.upstream.era);
+            if change.refuses && plan.may_repeat() {
+                let reply = reading.anew.unwrap_or_else(|| bytes.to_vec());
+                intake.consume(header.length);
+                give_back(lease);
+                let refused = Refused {
+                    reply,
+                    server,
+                    said: change.said,
+                };
+                return Flow::Continue(Some(Box::new(refused)));
+            }
         }
         self.note_cursor(plan, &server, reading.cursor, reading.code);
         let bytes = reading.anew.as_deref().unwrap_or(bytes);
@@ -174,7 +212,7 @@ impl Session {
         if written.is_err() || outlet::write_all(&mut self.client, &rest).await.is_err() {
             return Flow::Break(SessionEnd::Vanished);
         }
-        Flow::Continue(())
+        Flow::Continue(None)
     }
 
     /// Hands over a large reply as it comes.
@@ -282,20 +320,23 @@ impl Session {
     }
 
     /// Takes what is left of the request off the intake; its size.
-    fn finish_request(&mut self, plan: &Plan) -> usize {
+    pub(super) fn finish_request(&mut self, plan: &Plan) -> usize {
         self.intake.consume(plan.left_bytes());
         plan.header.length
     }
 
     /// The upstream was lost in the middle.
-    async fn lost_exchange(&mut self, plan: &Plan, effect: Effect) -> Flow {
+    async fn lost_exchange(&mut self, plan: &mut Plan, effect: Effect) -> Flow {
         let refusal = Refusal::UpstreamLost { effect };
         self.service.meters().fault(refusal.kind(), refusal.side());
         let error = ErrorReply::of(&refusal, plan.standing);
-        self.refuse_exchange(plan, &error).await
+        match effect {
+            Effect::None => self.give_up(plan, &error).await,
+            Effect::Unknown => self.refuse_exchange(plan, &error).await,
+        }
     }
 
-    async fn refuse_exchange(&mut self, plan: &Plan, error: &ErrorReply) -> Flow {
+    pub(super) async fn refuse_exchange(&mut self, plan: &Plan, error: &ErrorReply) -> Flow {
         self.skip(plan.left_bytes()).await?;
         if !plan.wants_reply {
             return Flow::Continue(());
@@ -304,7 +345,7 @@ impl Session {
     }
 
     /// The upstream does not speak the protocol: nothing it said can be trusted.
-    fn break_off(&self, lease: Lease<Dialer>) -> Flow {
+    fn break_off<T>(&self, lease: Lease<Dialer>) -> Flow<T> {
         lease.give_back(Residue::Broken(CloseReason::ProtocolError));
         self.service
             .meters()

@@ -93,13 +93,16 @@ impl Session {
         };
         let servers = Arc::clone(&member.servers);
         let message = self.intake.pending();
-        let deadline = Deadline::of(plan.rewritten.as_deref().unwrap_or(message));
-        let until = deadline.as_ref().and_then(Deadline::at);
+        if plan.deadline.is_none() {
+            let message = plan.rewritten.as_deref().unwrap_or(message);
+            plan.deadline = Deadline::of(message).map(Box::new);
+        }
+        let until = plan.deadline.as_deref().and_then(Deadline::at);
         let leasing = lease_in_time(&servers, plan, until);
         match self.attend(leasing).await {
             Ok(None) => Flow::Continue(Err(ErrorReply::time_is_over())),
             Ok(Some(Ok((server, lease)))) => {
-                if let Some(deadline) = &deadline {
+                if let Some(deadline) = &plan.deadline {
                     let message = self.intake.pending_mut();
                     deadline.lower(plan.rewritten.as_deref_mut().unwrap_or(message));
                 }

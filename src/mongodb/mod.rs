@@ -4,7 +4,7 @@
 //! monitors for ever, `topology` is what the gateway says of itself, `commands` the table that
 //! `policy` judges by, `answers` the small commands that need no server, `plan` what is changed in a
 //! request on its way, `preference` where a client wants to read, `servers` a tenant's servers and which one a
-//! request goes to, `lending` how it comes by an upstream there, `cursors` whose a cursor is, `transactions` which nobody goes on with, `reply` what is changed in what comes back, `aftermath` what a vanished client
+//! request goes to, `lending` how it comes by an upstream there, `cursors` whose a cursor is, `transactions` which nobody goes on with, `reply` what is changed in what comes back, `repeat` what is sent again because a server refused it for no longer being primary, `aftermath` what a vanished client
 //! leaves behind, `ending` what ends a session from outside, `sessions` whose session ids are whose, `deadline` what is left of a command's
 //! time, `room` how much of large commands is here at once, and `intake` and `outlet` the two ends of
 //! a socket.
@@ -28,6 +28,7 @@ mod plan;
 mod policy;
 mod preference;
 mod refusal;
+mod repeat;
 mod reply;
 mod room;
 mod servers;

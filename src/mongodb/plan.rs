@@ -2,13 +2,17 @@
 
 use std::{ops::Range, sync::Arc, time::Duration};
 
+use tokio::time::Instant;
+
 use super::{
     answers,
     commands::{Class, Command},
     cursors::{Cursor, Tempo},
+    deadline::Deadline,
     policy::Grant,
     preference::{Mode, Preference},
     refusal::{ErrorReply, Standing},
+    repeat::{REPEATS_MAX, Refused},
     servers::{Route, Server},
     sessions::{Edits, Scope},
     transactions::Transaction,
@@ -73,6 +77,14 @@ pub(super) struct Plan {
     pub(super) opens: Tempo,
     /// The transaction that it is a statement of.
     pub(super) transaction: Option<Transaction>,
+    /// When it came.
+    pub(super) began: Instant,
+    /// When it has to be done, as far as somebody had to know.
+    pub(super) deadline: Option<Box<Deadline>>,
+    /// How often it was sent again.
+    pub(super) repeats: u8,
+    /// What it was refused with before it was sent again.
+    pub(super) refused: Option<Box<Refused>>,
     body_at: Range<usize>,
     /// Its session ids as the server will know them.
     sessions: Edits,
@@ -138,6 +150,10 @@ impl Plan {
                 .in_transaction
                 .then(|| Transaction::of(body, &sessions))
                 .flatten(),
+            began: Instant::now(),
+            deadline: None,
+            repeats: 0,
+            refused: None,
             sessions,
             body_at: message.body_at.clone(),
             retry_fields,
@@ -206,6 +222,8 @@ impl Plan {
         self.header.length -= removed;
         // Sent twice it would run twice, so drivers must not be told to.
         self.standing = Standing::Plain;
+        // What it knew of the message's layout is wrong now.
+        self.deadline = None;
         removed
     }
 
@@ -217,6 +235,17 @@ impl Plan {
     /// Bytes of the request that are not off the intake.
     pub(super) const fn left_bytes(&self) -> usize {
         self.header.length - self.passed_bytes
+    }
+
+    /// Whether it may be sent again when a server refuses it for no longer being what it was: a read, or what runs once
+    /// however often it is sent.
+    pub(super) fn may_repeat(&self) -> bool {
+        let is_safe = match self.standing {
+            Standing::Retryable => true,
+            Standing::Plain => self.aftermath == Aftermath::Close,
+            Standing::InTransaction | Standing::EndsTransaction | Standing::OfCursor => false,
+        };
+        is_safe && self.repeats < REPEATS_MAX && !self.is_partly_gone()
     }
 
     /// Whether the request can no longer be sent from its beginning.

@@ -3,7 +3,7 @@
 //! Codes: <https://github.com/mongodb/mongo/blob/master/src/mongo/base/error_codes.yml>. Labels make
 //! drivers retry by themselves; which do is measured, not guessed.
 
-use bson::{RawArrayBuf, RawDocumentBuf, cstr, rawdoc};
+use bson::{RawArrayBuf, RawBsonRef, RawDocument, RawDocumentBuf, cstr, rawdoc};
 
 use super::{topology::Topology, wire::WireFault};
 use crate::{
@@ -13,6 +13,9 @@ use crate::{
 
 /// Codes after which drivers ask who is primary; each needs a `topologyVersion` of ours.
 const STATE_CHANGES: [i64; 7] = [10107, 91, 189, 11600, 11602, 13435, 13436];
+
+/// The code of a server that cannot be reached: drivers try again, and ask nobody.
+const HOST_UNREACHABLE: i32 = 6;
 
 /// What a request was, as far as the labels of its refusal depend on it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -70,12 +73,10 @@ impl ErrorReply {
             Refusal::LoginRequired | Refusal::NotPermitted { .. } => {
                 Self::new(13, refusal.to_string())
             }
-            Refusal::UpstreamDown { .. } => {
-                Self::new(6, refusal.to_string()).labelled(labels_of(standing, Effect::None))
-            }
-            Refusal::UpstreamLost { effect } => {
-                Self::new(6, refusal.to_string()).labelled(labels_of(standing, *effect))
-            }
+            Refusal::UpstreamDown { .. } => Self::new(HOST_UNREACHABLE, refusal.to_string())
+                .labelled(labels_of(standing, Effect::None)),
+            Refusal::UpstreamLost { effect } => Self::new(HOST_UNREACHABLE, refusal.to_string())
+                .labelled(labels_of(standing, *effect)),
             Refusal::Draining => {
                 Self::new(91, refusal.to_string()).labelled(labels_of(standing, Effect::None))
             }
@@ -265,6 +266,32 @@ pub(crate) fn is_state_change(code: i64) -> bool {
     STATE_CHANGES.contains(&code)
 }
 
+/// The error inside a reply, under a code that does not make drivers ask who is primary; others stay as they are. A
+/// router of a sharded cluster tells its servers' changes by the same code.
+///
+/// # Errors
+/// When it is no document.
+pub(crate) fn cloaked(error: &RawDocument) -> Result<RawDocumentBuf, bson::error::Error> {
+    let number = |code: RawBsonRef<'_>| match code {
+        RawBsonRef::Int32(code) => Some(i64::from(code)),
+        RawBsonRef::Int64(code) => Some(code),
+        _ => None,
+    };
+    let code = error.get("code")?.and_then(number);
+    let is_cloaked = code.is_some_and(is_state_change);
+    let mut out = RawDocumentBuf::new();
+    for element in error {
+        match element? {
+            (key, _) if is_cloaked && key.as_str() == "code" => out.append(key, HOST_UNREACHABLE),
+            (key, _) if is_cloaked && key.as_str() == "codeName" => {
+                out.append(key, code_name(HOST_UNREACHABLE));
+            }
+            (key, value) => out.append(key, value),
+        }
+    }
+    Ok(out)
+}
+
 /// The labels that make a driver try again where that is safe.
 const fn labels_of(standing: Standing, effect: Effect) -> &'static [&'static str] {
     match (standing, effect) {
@@ -282,7 +309,7 @@ const fn labels_of(standing: Standing, effect: Effect) -> &'static [&'static str
 const fn code_name(code: i32) -> &'static str {
     match code {
         1 => "InternalError",
-        6 => "HostUnreachable",
+        HOST_UNREACHABLE => "HostUnreachable",
         9 => "FailedToParse",
         13 => "Unauthorized",
         14 => "TypeMismatch",

@@ -5,10 +5,10 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use bson::{RawDocument, cstr};
+use bson::{RawBsonRef, RawDocument, cstr};
 
 use super::{
-    refusal::is_state_change,
+    refusal::{cloaked, is_state_change},
     servers::Version,
     topology::Topology,
     upstream::Upstream,
@@ -82,9 +82,14 @@ pub(super) fn poll_incoming(
     }
 }
 
-/// The upstream's word that its part has changed, with the order of that word if it bears one.
+/// The upstream's word that its part has changed.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Change(pub(super) Option<Version>);
+pub(super) struct Change {
+    /// The order of that word, if it bears one.
+    pub(super) said: Option<Version>,
+    /// Whether the request, or a part of it, is refused for it.
+    pub(super) refuses: bool,
+}
 
 /// What a reply was found to say.
 #[derive(Debug, Default)]
@@ -101,6 +106,9 @@ pub(super) struct Reading {
 
 /// Reads a reply, and makes the upstream's topology in it ours: a driver that cannot order a
 /// `topologyVersion` stands still for ten seconds. In place where it fits; else the whole reply anew.
+///
+/// Inside a good reply, where a write was not acknowledged by others in time, drivers look for no version: there the
+/// code is another one, by which they only try again.
 pub(super) fn mend(
     reply: &mut [u8],
     header: &Header,
@@ -110,6 +118,8 @@ pub(super) fn mend(
     let mut is_error = false;
     let mut reading = Reading::default();
     let mut version_at = None;
+    let mut said = None;
+    let mut is_part_refused = false;
     for element in Elements::new(body)? {
         let element = element?;
         match element.name {
@@ -117,22 +127,28 @@ pub(super) fn mend(
             b"code" => reading.code = element.integer().unwrap_or_default(),
             b"cursor" => reading.cursor = cursor_id(&element),
             b"topologyVersion" => {
-                reading.change = Some(Change(Version::read(&element)));
+                said = Version::read(&element);
                 version_at = Some(element.range.end - element.value.len()..element.range.end);
+            }
+            b"writeConcernError" => is_part_refused |= tells_of_change(&element),
+            b"writeErrors" => {
+                let errors = element.document().map(Elements::new);
+                let mut errors = errors.into_iter().flatten().flatten().flatten();
+                is_part_refused |= errors.any(|error| tells_of_change(&error));
             }
             _ => {}
         }
     }
-    if version_at.is_none() {
-        if !is_error || !is_state_change(reading.code) {
-            return Ok(reading);
-        }
-        reading.change = Some(Change(None));
+    let refuses = is_part_refused || is_error && is_state_change(reading.code);
+    if version_at.is_none() && !refuses {
+        return Ok(reading);
     }
+    reading.change = Some(Change { said, refuses });
     let ours = topology.version();
     let ours = ours.as_bytes();
     let body_at = Message::REPLY_BODY_AT;
-    if let Some(at) = version_at.filter(|at| at.len() == ours.len())
+    if !is_part_refused
+        && let Some(at) = version_at.filter(|at| at.len() == ours.len())
         && let Some(slot) = reply.get_mut(body_at + at.start..body_at + at.end)
     {
         slot.copy_from_slice(ours);
@@ -141,6 +157,13 @@ pub(super) fn mend(
         reading.anew = Some(anew(reply, header, topology)?);
     }
     Ok(reading)
+}
+
+/// Whether an error inside a reply is for its server's part having changed.
+fn tells_of_change(error: &Element<'_>) -> bool {
+    let fields = error.document().and_then(|error| Elements::new(error).ok());
+    let code = fields.and_then(|fields| fields.find(b"code")?.integer());
+    code.is_some_and(is_state_change)
 }
 
 fn cursor_id(cursor: &Element<'_>) -> Option<i64> {
@@ -157,8 +180,12 @@ fn anew(reply: &[u8], header: &Header, topology: &Topology) -> Result<Vec<u8>, W
     let mut out = bson::RawDocumentBuf::new();
     for element in RawDocument::from_bytes(body).map_err(|_| WireFault::Bson("a reply"))? {
         let (key, value) = element.map_err(wrong)?;
-        if key.as_str() != "topologyVersion" {
-            out.append(key, value);
+        match (key.as_str(), value) {
+            ("topologyVersion", _) => {}
+            ("writeConcernError", RawBsonRef::Document(error)) => {
+                out.append(key, cloaked(error).map_err(wrong)?);
+            }
+            _ => out.append(key, value),
         }
     }
     out.append(cstr!("topologyVersion"), topology.version());
@@ -272,6 +299,8 @@ mod tests {
         for body in [
             rawdoc! { "ok": 1.0, "n": 1 },
             rawdoc! { "ok": 0.0, "code": 11000, "errmsg": "E11000" },
+            rawdoc! { "n": 0, "writeErrors": [{ "index": 0, "code": 11000 }], "ok": 1.0 },
+            rawdoc! { "n": 1, "writeConcernError": { "code": 64 }, "ok": 1.0 },
         ] {
             assert_eq!(mended(&body, &topology), (false, body));
         }
@@ -295,6 +324,23 @@ mod tests {
             assert_eq!(version.as_bytes(), topology.version().as_bytes());
             assert_eq!(reply.get_i32("code").unwrap(), 10107);
         }
+    }
+
+    #[test]
+    fn state_changes_inside_of_good_replies_are_noticed() {
+        let topology = Topology::new(Shutdown::new());
+        let error = rawdoc! { "index": 0, "code": 189, "errmsg": "x" };
+        let body = rawdoc! { "n": 0, "writeErrors": [{ "code": 1 }, error.clone()], "ok": 1.0 };
+        let (is_change, reply) = mended(&body, &topology);
+        assert!(is_change);
+        let errors = reply.get_array("writeErrors").unwrap();
+        assert_eq!(errors.get_document(1).unwrap(), &*error);
+        let error = rawdoc! { "code": 91, "errInfo": { "a": 1 } };
+        let body = rawdoc! { "n": 1, "writeConcernError": error, "ok": 1.0 };
+        let (is_change, reply) = mended(&body, &topology);
+        assert!(is_change);
+        let told = rawdoc! { "code": 6, "errInfo": { "a": 1 } };
+        assert_eq!(reply.get_document("writeConcernError").unwrap(), &*told);
     }
 
     #[test]

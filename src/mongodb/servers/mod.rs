@@ -235,6 +235,28 @@ impl Servers {
         }
     }
 
+    /// After a server refused a request for no longer being what it was: waits until one fits. False: it is the same,
+    /// and has not said that anything changed, or there is none in time.
+    ///
+    /// # Cancel safety
+    /// Safe.
+    pub(crate) async fn outlast(
+        &self,
+        route: &Route,
+        refused: &Server,
+        said: Option<Version>,
+    ) -> bool {
+        let (Some(Shape::Set(set)), Some(endpoint)) = (self.shape.get(), &refused.endpoint) else {
+            return false;
+        };
+        let fits = match route {
+            Route::Primary => set.wait(&Preference::default()).await,
+            Route::Read(preference) => set.wait(preference).await,
+            Route::Server(_) => None,
+        };
+        fits.is_some_and(|server| said.is_some() || server.endpoint.as_ref() != Some(endpoint))
+    }
+
     /// Whether a transaction has to stay where it began: a router knows its own only.
     pub(crate) fn pins_transactions(&self) -> bool {
         matches!(self.shape.get(), Some(Shape::Routers(_)))

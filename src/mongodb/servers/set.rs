@@ -118,6 +118,12 @@ impl Set {
         }
     }
 
+    /// A server that fits, after waiting for one if there is none.
+    pub(super) async fn wait(&self, preference: &Preference) -> Option<Arc<Server>> {
+        let until = Instant::now() + MEMBER_WAIT_MAX;
+        self.wait_for(preference, until).await.ok()
+    }
+
     async fn wait_for(
         &self,
         preference: &Preference,
