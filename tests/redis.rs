@@ -841,6 +841,25 @@ async fn wrong_logins_and_broken_frames_are_answered_as_the_server_does() {
         .unwrap();
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_goes_on_sending_hears_why_it_is_closed() {
+    let Some(gateway) = Gateway::start("linger").await else {
+        return;
+    };
+    for _ in 0..20 {
+        let mut client = Client::connect(gateway.address).await;
+        let mut flood = b"$\0".to_vec();
+        flood.resize(1024 * 1024, b'x');
+        client.stream.write_all(&flood).await.unwrap();
+        let mut heard = Vec::new();
+        // Cut off in the middle it would be told of a reset.
+        let read = client.stream.read_to_end(&mut heard);
+        timeout(WAIT_MAX, read).await.unwrap().unwrap();
+        let heard = String::from_utf8(heard).unwrap();
+        assert!(heard.starts_with("-ERR Protocol error: "), "{heard}");
+    }
+}
+
 /// Asks again until the answer is yes.
 async fn until(mut asked: impl AsyncFnMut() -> bool) {
     let began = Instant::now();

@@ -15,17 +15,23 @@ use std::{
     io,
     pin::Pin,
     sync::Arc,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
 use bytes::{Bytes, BytesMut};
 use parking_lot::Mutex;
-use tokio::{io::AsyncWrite, time::Instant};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    time::Instant,
+};
 
 use self::line::Line;
 use super::settings::Settings;
 use crate::net::Stream;
+
+/// What is read at once of a client that is not listened to any longer.
+const DISCARDED_BYTES: usize = 4096;
 
 /// One client's output.
 pub(super) struct Outbox {
@@ -234,6 +240,19 @@ impl Outbox {
     /// Closes the client's side of the connection.
     pub(super) fn poll_close(&self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.line.lock().stream).poll_shutdown(context)
+    }
+
+    /// Reads and forgets what the client still sends, until it closes.
+    pub(super) fn poll_discard(&self, context: &mut Context<'_>) -> Poll<()> {
+        let mut waste = [0; DISCARDED_BYTES];
+        let mut line = self.line.lock();
+        loop {
+            let mut waste = ReadBuf::new(&mut waste);
+            let read = Pin::new(&mut line.stream).poll_read(context, &mut waste);
+            if ready!(read).is_err() || waste.filled().is_empty() {
+                return Poll::Ready(());
+            }
+        }
     }
 
     /// Bytes written since this was last asked.

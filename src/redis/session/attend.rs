@@ -1,15 +1,19 @@
 //! Waiting, with an eye on the client: its bytes, its end, its appetite, and our own end.
 
 use std::{
-    future::Future,
+    future::{Future, poll_fn},
     task::{Context, Poll},
 };
 
 use bytes::BytesMut;
+use tokio::time::timeout;
 
 use super::{Control, Over, Session};
 use crate::{
-    redis::outbox::{Ending, Intake, Standing},
+    redis::{
+        outbox::{Ending, Intake, Standing},
+        settings::Settings,
+    },
     signal::Seldom,
     telemetry::SessionEnd,
 };
@@ -54,7 +58,7 @@ impl Session {
         self.count_traffic();
         self.show();
         let before = (self.input.len(), self.is_draining);
-        std::future::poll_fn(|context| {
+        poll_fn(|context| {
             meanwhile(self, context)?;
             self.poll_client(context, None, bytes_max)?;
             let came = (self.input.len(), self.is_draining) != before || self.has_ended;
@@ -69,7 +73,7 @@ impl Session {
 
     /// Waits until nothing is owed and the client has taken all of its output: the end.
     pub(super) async fn drained(&mut self) -> Result<(), Over> {
-        std::future::poll_fn(|context| {
+        poll_fn(|context| {
             let standing = self.poll_ahead(context, 0)?;
             if standing.owed == 0 && standing.waiting == 0 {
                 Poll::Ready(Ok(()))
@@ -80,12 +84,28 @@ impl Session {
         .await
     }
 
+    /// Closes the connection; the last words are on their way already.
+    ///
+    /// A client that is cut off in the middle of what it sends would be told so by a reset, which can
+    /// overtake the last words: it is let finish. One that does not take them is not waited for.
+    pub(super) async fn say_goodbye(&mut self, end: SessionEnd) {
+        let goodbye = async {
+            let closed = poll_fn(|context| self.outbox.poll_close(context)).await;
+            if closed.is_ok() && matches!(end, SessionEnd::Malformed | SessionEnd::Limit) {
+                poll_fn(|context| self.outbox.poll_discard(context)).await;
+            }
+        };
+        if timeout(Settings::goodbye_max(), goodbye).await.is_err() {
+            tracing::trace!(peer = %self.peer, "client did not take its goodbye");
+        }
+    }
+
     /// Waits until no more than `owed` replies are owed and the client has taken its output.
     ///
     /// A client that goes on sending does not read until it has sent everything: it is served all
     /// the same, as the server would, or both would wait for each other. Its output has a bound.
     pub(super) async fn settled(&mut self, owed: usize) -> Result<(), Over> {
-        std::future::poll_fn(|context| {
+        poll_fn(|context| {
             let standing = self.poll_ahead(context, owed)?;
             let goes_on = standing.waiting == 0 || self.input.len() >= READ_AHEAD_BYTES;
             if standing.owed <= owed && goes_on {
@@ -119,7 +139,7 @@ impl Session {
 
     /// Waits until the trunk has room, or is closed.
     pub(super) async fn room(&mut self) -> Result<(), Over> {
-        std::future::poll_fn(|context| {
+        poll_fn(|context| {
             self.poll_client(context, None, 0)?;
             match &self.trunk {
                 None => Poll::Ready(Ok(())),
@@ -132,7 +152,7 @@ impl Session {
     /// Carries out something that takes time, and looks after the client meanwhile.
     pub(super) async fn meanwhile<T>(&mut self, work: impl Future<Output = T>) -> Result<T, Over> {
         let mut work = std::pin::pin!(work);
-        std::future::poll_fn(|context| {
+        poll_fn(|context| {
             if let Poll::Ready(done) = work.as_mut().poll(context) {
                 return Poll::Ready(Ok(done));
             }
@@ -149,7 +169,7 @@ impl Session {
         work: impl Future<Output = T>,
     ) -> Result<T, Over> {
         let mut work = std::pin::pin!(work);
-        std::future::poll_fn(|context| {
+        poll_fn(|context| {
             if let Poll::Ready(done) = work.as_mut().poll(context) {
                 return Poll::Ready(Ok(done));
             }

@@ -37,7 +37,6 @@ use super::{
     outbox::{Bounds, Outbox},
     presence, refusal,
     service::Service,
-    settings::Settings,
     station::Station,
     subscriptions::{Kind, Subscriber},
     trunk::Trunk,
@@ -208,11 +207,7 @@ impl Session {
         self.traffic.is_last = true;
         self.count_traffic();
         Box::pin(self.leave_redirected()).await;
-        // The last words are on their way already; a client that does not take them is not waited for.
-        let close = std::future::poll_fn(|context| self.outbox.poll_close(context));
-        if timeout(Settings::goodbye_max(), close).await.is_err() {
-            tracing::trace!(peer = %self.peer, "client did not take its goodbye");
-        }
+        self.say_goodbye(end).await;
         end
     }
 
