@@ -20,7 +20,7 @@ use super::{
     servers::{Server, Version},
     session::{Flow, Session},
     upstream::{Dialer, Era, ServerKind, converse},
-    wire::{Compressor, Header, pack},
+    wire::{Compressor, Header, pack, pack_reply},
 };
 use crate::{
     fault::{Effect, FaultKind, Refusal, Side},
@@ -198,7 +198,9 @@ impl Session {
         }
         self.note_cursor(plan, &server, reading.cursor, reading.code);
         let bytes = reading.anew.as_deref().unwrap_or(bytes);
-        let packed = self.reply_by.and_then(|compressor| pack(bytes, compressor));
+        let packed = self
+            .reply_by
+            .and_then(|compressor| pack_reply(bytes, compressor));
         let bytes = packed.as_deref().unwrap_or(bytes);
         let written = outlet::write_now(&mut self.client, bytes).await;
         let rest = match &written {

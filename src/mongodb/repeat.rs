@@ -15,7 +15,7 @@ use super::{
     refusal::ErrorReply,
     servers::{Server, Version},
     session::{Flow, Session},
-    wire::pack,
+    wire::pack_reply,
 };
 use crate::telemetry::SessionEnd;
 
@@ -72,7 +72,9 @@ impl Session {
     }
 
     async fn hand_on(&mut self, plan: &Plan, reply: &[u8]) -> Flow {
-        let packed = self.reply_by.and_then(|compressor| pack(reply, compressor));
+        let packed = self
+            .reply_by
+            .and_then(|compressor| pack_reply(reply, compressor));
         let read = self.finish_request(plan);
         self.count(read, reply.len());
         let bytes = packed.as_deref().unwrap_or(reply);

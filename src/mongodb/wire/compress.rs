@@ -11,8 +11,8 @@ use super::{
 
 /// Where the compressed bytes begin: after the header, the opcode, the size and the compressor.
 const DATA_AT: usize = HEADER_BYTES + 9;
-/// Smaller messages are not worth it.
-const COMPRESSED_BYTES_MIN: usize = 128;
+/// Smaller replies are not worth it. Requests are, however small: a server answers as it was asked.
+const REPLY_BYTES_MIN: usize = 128;
 /// The levels that the drivers' own defaults come to.
 const ZSTD_LEVEL: i32 = 3;
 
@@ -145,11 +145,13 @@ fn inflate(decoder: impl Read, size: usize, message: &mut Vec<u8>) -> Result<(),
         .map_err(|_| WireFault::Layout("compressed bytes are wrong"))
 }
 
-/// A whole message, compressed; `None` when that is not worth it.
+/// A whole reply, compressed; `None` when that is not worth it.
+pub(crate) fn pack_reply(message: &[u8], compressor: Compressor) -> Option<Vec<u8>> {
+    (message.len() >= REPLY_BYTES_MIN).then(|| pack(message, compressor))?
+}
+
+/// A whole message, compressed; `None` when that cannot be.
 pub(crate) fn pack(message: &[u8], compressor: Compressor) -> Option<Vec<u8>> {
-    if message.len() < COMPRESSED_BYTES_MIN {
-        return None;
-    }
     let (header, body) = message.split_at_checked(HEADER_BYTES)?;
     let mut out = Vec::with_capacity(DATA_AT + body.len() / 2);
     out.extend_from_slice(header);

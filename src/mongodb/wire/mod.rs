@@ -15,7 +15,7 @@ mod scan;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use compress::{Compressor, pack, unpack};
+pub(crate) use compress::{Compressor, pack, pack_reply, unpack};
 pub(crate) use edit::{clear_flag, lower_integer, remove_fields, renew_checksum, with_integer};
 pub(crate) use encode::{encode_message, encode_reply};
 pub(crate) use fault::WireFault;
