@@ -14,8 +14,9 @@ use tokio::io::{AsyncRead, AsyncReadExt};
 
 use crate::net::{SCRATCH_BYTES, give_back, poll_read_with};
 
-/// Bytes that are copied to where they stay; with more, the buffer they were read into stays.
-const COPIED_BYTES_MAX: usize = 8 * 1024;
+/// Bytes that are copied to where they stay; with more, the buffer they were read into stays: half of one, so that who
+/// stops in the middle of a message holds no more than twice what came.
+const COPIED_BYTES_MAX: usize = SCRATCH_BYTES / 2;
 /// Bytes read at once into place.
 const BULK_BYTES: usize = 256 * 1024;
 
@@ -155,6 +156,17 @@ mod tests {
         assert_eq!(capacities.first(), Some(&BULK_BYTES));
         assert_eq!(capacities.last(), Some(&whole));
         assert!(capacities.len() <= BELIEVED_BYTES / BULK_BYTES + 1);
+    }
+
+    #[tokio::test]
+    async fn half_a_message_holds_no_more_than_twice_its_bytes() {
+        for sent in [100, 9000, 30_000, 33_000, 64_000] {
+            let sent = vec![7; sent];
+            let mut intake = Intake::default();
+            intake.fill(&mut &sent[..], 0).await.unwrap();
+            assert_eq!(intake.pending(), sent);
+            assert!(intake.bytes.capacity() <= 2 * sent.len());
+        }
     }
 
     #[tokio::test]
