@@ -1,6 +1,9 @@
 //! A pool as operators see it: its counts, and what they may ask of it.
 
-use super::{Dial, Pool, PoolStats, core::Core};
+use super::{Dial, Pool, PoolStats, core::Core, shell::Part};
+
+/// What stands for the server of a pool of one beside a tenant's own.
+const ASIDE: &str = "aside";
 
 impl<D: Dial> Pool<D> {
     /// The counts of this moment.
@@ -11,7 +14,11 @@ impl<D: Dial> Pool<D> {
             tenant: tenant.id,
             slug: tenant.slug.clone(),
             project: tenant.project.clone(),
-            server: self.server.as_ref().map(ToString::to_string),
+            server: match &self.part {
+                Part::Whole => None,
+                Part::Server(server) => Some(server.to_string()),
+                Part::Aside => Some(ASIDE.to_owned()),
+            },
             idle: core.idle(),
             leased: core.leased(),
             dialing: core.dialing(),

@@ -5,7 +5,10 @@ use std::{sync::Arc, time::Duration};
 use dashmap::DashMap;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
-use super::{Budget, Dial, Pool, PoolStats, Settings, shell::Shared};
+use super::{
+    Budget, Dial, Pool, PoolStats, Settings,
+    shell::{Part, Shared},
+};
 use crate::{
     protocol::Protocol,
     shutdown::Shutdown,
@@ -16,8 +19,8 @@ use crate::{
 /// How often idle, old and missing upstreams are looked after.
 const UPKEEP_EVERY: Duration = Duration::from_secs(1);
 
-/// Whose a pool is: a tenant's, or that of one of its servers.
-type Key = (TenantId, Option<Endpoint>);
+/// Whose a pool is.
+type Key = (TenantId, Part);
 type Pools<D> = DashMap<Key, Arc<Pool<D>>>;
 
 /// The pools of one protocol.
@@ -51,21 +54,26 @@ impl<D: Dial> Fleet<D> {
 
     /// The tenant's pool; a newer registration retires the connections of the older.
     pub fn pool(&self, tenant: &Arc<Tenant>) -> Arc<Pool<D>> {
-        self.pool_of(tenant, None)
+        self.pool_of(tenant, Part::Whole)
     }
 
     /// The pool of one of the tenant's servers; each has the tenant's bounds for itself.
     pub fn server_pool(&self, tenant: &Arc<Tenant>, server: &Endpoint) -> Arc<Pool<D>> {
-        self.pool_of(tenant, Some(server.clone()))
+        self.pool_of(tenant, Part::Server(server.clone()))
     }
 
-    fn pool_of(&self, tenant: &Arc<Tenant>, server: Option<Endpoint>) -> Arc<Pool<D>> {
-        let key = (tenant.id, server);
+    /// The tenant's pool of one, beside its own: for a connection that serves all of its clients for long.
+    pub fn aside(&self, tenant: &Arc<Tenant>) -> Arc<Pool<D>> {
+        self.pool_of(tenant, Part::Aside)
+    }
+
+    fn pool_of(&self, tenant: &Arc<Tenant>, part: Part) -> Arc<Pool<D>> {
+        let key = (tenant.id, part);
         // Most calls find the pool, so the write lock of `entry` is not taken first.
         let found = self.pools.get(&key).map(|pool| Arc::clone(&pool));
         let pool = found.unwrap_or_else(|| {
-            let server = key.1.clone();
-            let make = || Pool::new(Arc::clone(&self.shared), Arc::clone(tenant), server);
+            let part = key.1.clone();
+            let make = || Pool::new(Arc::clone(&self.shared), Arc::clone(tenant), part);
             Arc::clone(&self.pools.entry(key).or_insert_with(make))
         });
         pool.retire(tenant);
@@ -75,7 +83,7 @@ impl<D: Dial> Fleet<D> {
     /// The pool of that tenant, if it has one at the moment.
     pub fn find(&self, tenant: TenantId) -> Option<Arc<Pool<D>>> {
         self.pools
-            .get(&(tenant, None))
+            .get(&(tenant, Part::Whole))
             .map(|pool| Arc::clone(&pool))
     }
 

@@ -32,11 +32,36 @@ pub(super) struct Shared<D> {
     pub(super) meters: PoolMeters,
 }
 
+/// Which of a tenant's upstreams a pool is of.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) enum Part {
+    /// All.
+    Whole,
+    /// Those to one of its servers.
+    Server(Endpoint),
+    /// One, beside the others.
+    Aside,
+}
+
+impl Part {
+    fn bounds(&self, settings: &Settings, tenant: &Tenant) -> Bounds {
+        let bounds = Bounds::of(settings, tenant);
+        match self {
+            Self::Whole | Self::Server(_) => bounds,
+            Self::Aside => Bounds {
+                max: 1,
+                idle_min: 0,
+                ..bounds
+            },
+        }
+    }
+}
+
 /// The upstreams of one tenant, or of one of its servers.
 pub struct Pool<D: Dial> {
     shared: Arc<Shared<D>>,
     tenant: RwLock<Arc<Tenant>>,
-    pub(super) server: Option<Endpoint>,
+    pub(super) part: Part,
     pub(super) core: Mutex<Core<Held<D>, Waiter<D>>>,
     this: Weak<Self>,
 }
@@ -51,19 +76,15 @@ pub(super) type Waiter<D> = oneshot::Sender<Result<Lease<D>, CheckoutError>>;
 pub(super) type Orders<D> = Vec<Order<Held<D>, Waiter<D>>>;
 
 impl<D: Dial> Pool<D> {
-    pub(super) fn new(
-        shared: Arc<Shared<D>>,
-        tenant: Arc<Tenant>,
-        server: Option<Endpoint>,
-    ) -> Arc<Self> {
-        let bounds = Bounds::of(&shared.settings, &tenant);
+    pub(super) fn new(shared: Arc<Shared<D>>, tenant: Arc<Tenant>, part: Part) -> Arc<Self> {
+        let bounds = part.bounds(&shared.settings, &tenant);
         let core = Core::new(bounds, tenant.generation, Instant::now());
         Arc::new_cyclic(|this| {
             shared.budget.join(Weak::clone(this) as Weak<dyn Claimant>);
             Self {
                 shared,
                 tenant: RwLock::new(tenant),
-                server,
+                part,
                 core: Mutex::new(core),
                 this: Weak::clone(this),
             }
@@ -148,7 +169,7 @@ impl<D: Dial> Pool<D> {
             return;
         }
         *self.tenant.write() = Arc::clone(tenant);
-        let bounds = Bounds::of(&self.shared.settings, tenant);
+        let bounds = self.part.bounds(&self.shared.settings, tenant);
         let generation = tenant.generation;
         self.step(|core, now, orders| core.retire(generation, bounds, now, orders));
     }
@@ -249,9 +270,9 @@ impl<D: Dial> Pool<D> {
             let wait_max = pool.shared.settings.dial_wait_max;
             let dialer = &pool.shared.dialer;
             let dial = async {
-                match &pool.server {
-                    None => dialer.dial(&tenant).await,
-                    Some(server) => dialer.dial_server(&tenant, server).await,
+                match &pool.part {
+                    Part::Whole | Part::Aside => dialer.dial(&tenant).await,
+                    Part::Server(server) => dialer.dial_server(&tenant, server).await,
                 }
             };
             let outcome = match timeout(wait_max, dial).await {

@@ -11,7 +11,7 @@ pub struct PoolStats {
     pub slug: String,
     /// The owning project's ref.
     pub project: String,
-    /// The one server that it leads to, if it is not the whole tenant's.
+    /// The one server that it leads to, if it is not the whole tenant's; `aside` for the one connection beside it.
     pub server: Option<String>,
     /// Upstreams waiting to be used.
     pub idle: usize,
