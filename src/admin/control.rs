@@ -91,6 +91,7 @@ async fn run(order: Order, (State(admin), Extension(actor), Path(id)): Asked) ->
     let done = admin.parts.control.control(order, &id).await;
     done.map_err(|why| ApiError::new(Code::Conflict, why))?;
     let pools = admin.parts.figures.pools();
-    let pool = pools.into_iter().find(|pool| pool.database_id == id);
+    let own = pools.into_iter().filter(|pool| pool.database_id == id);
+    let pool = own.min_by_key(|pool| pool.server.is_some());
     Ok(ok(json!({ "action": order.label(), "pool": pool })))
 }

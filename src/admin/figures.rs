@@ -31,7 +31,8 @@ pub struct PoolRow {
     /// Its type.
     #[serde(rename = "type")]
     pub kind: &'static str,
-    /// The one server that it leads to, of databases that have a pool for each.
+    /// The one server that it leads to, of databases that have a pool for each; `aside` for the one
+    /// connection that listens for all clients of a PostgreSQL database.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub server: Option<String>,
     /// Clients waiting for an upstream.

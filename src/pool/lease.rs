@@ -36,6 +36,15 @@ impl<D: Dial> Lease<D> {
         &self.place.pool
     }
 
+    /// Whether it will be closed when it comes back: the registration has changed, or an operator asked.
+    pub fn is_retired(&self) -> bool {
+        let core = self.place.pool.core.lock();
+        let Meta {
+            generation, epoch, ..
+        } = self.place.meta;
+        (generation, epoch) != (core.generation(), core.epoch())
+    }
+
     /// The only way back. `NeedsReset` resets before anybody else can have it.
     pub fn give_back(self, residue: Residue) {
         let Self {
