@@ -318,6 +318,33 @@ async fn parameters_follow_their_client_and_nobody_else() {
 }
 
 #[tokio::test]
+async fn a_reader_may_listen_and_notify() {
+    let Some(gateway) = Gateway::start().await else {
+        return;
+    };
+    let login = Client::log_in(gateway.address, "reader.main", &gateway.read, &[]);
+    let (mut reader, mut client) = (login.await.unwrap(), gateway.client().await);
+    assert_eq!(reader.query("listen readers").await.0, "CZI");
+    // What it has no upstream for any more, it hears all the same.
+    let in_use = || {
+        let pools = gateway.service.fleet().snapshot();
+        pools
+            .iter()
+            .any(|pool| pool.server.is_none() && pool.leased > 0)
+    };
+    while in_use() {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert_eq!(client.query("notify readers, 'x'").await.0, "CZI");
+    assert!(reader.read().await.1.ends_with(b"readers\0x\0"));
+    assert_eq!(reader.query("notify readers").await.0, "CAZI");
+    assert_eq!(
+        reader.query("create table written (a int)").await.0,
+        "25006EZI"
+    );
+}
+
+#[tokio::test]
 async fn session_state_pins_until_it_is_gone() {
     let Some(gateway) = Gateway::start().await else {
         return;

@@ -6,13 +6,14 @@
 //! gateway starts). And PostgreSQL's own: `flow` (a socket and its buffers), `prepared` (statements
 //! over changing upstreams) and `held` (those that one upstream has), `statement` (what a text may do
 //! to its session), `settings` (what a session holds), `tenancy` (what the sessions of a tenant
-//! share), `console` (the database `polypool`), `cancel` (keys ours and theirs).
+//! share), `listen` (LISTEN for many clients by one upstream), `console` (the database `polypool`), `cancel` (keys ours and theirs).
 
 mod cancel;
 mod console;
 mod exchange;
 mod flow;
 mod held;
+mod listen;
 mod login;
 mod policy;
 mod prepared;

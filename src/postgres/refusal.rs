@@ -127,6 +127,21 @@ pub(super) fn terminated(out: &mut BytesMut) {
     wire::error_response(out, "FATAL", "57P01", text, None);
 }
 
+/// The connection that listens for the client was lost: what was notified since, nobody has heard.
+pub(super) fn unheard(out: &mut BytesMut) {
+    let text =
+        "the connection that listens for this session was lost; notifications may be missing";
+    let hint = Some("connect and LISTEN again, then look at what has changed meanwhile");
+    wire::error_response(out, "FATAL", "08006", text, hint);
+}
+
+/// More notifications wait for the client than may.
+pub(super) fn flooded(out: &mut BytesMut, bytes_max: usize) {
+    let text = format!("more than {bytes_max} bytes of notifications wait for this session");
+    let hint = "read them in time, and keep transactions short, or raise notifications_bytes_max";
+    wire::error_response(out, "FATAL", "53400", &text, Some(hint));
+}
+
 /// Something took longer than it may, which ends the session.
 pub(super) fn overdue(out: &mut BytesMut, phase: Phase) {
     let (code, what) = match phase {

@@ -64,6 +64,10 @@ pub struct Settings {
     pub statements_bytes_max: usize,
     /// Prepared statements kept on one upstream; the least recently used is closed.
     pub upstream_statements_max: usize,
+    /// Channels of one client that the shared listener hears; with more, its upstream stays with it.
+    pub listen_channels_max: usize,
+    /// Notifications that wait for a client that does not read, or that stays in a transaction, in bytes.
+    pub notifications_bytes_max: usize,
 }
 
 impl Default for Settings {
@@ -79,6 +83,8 @@ impl Default for Settings {
             statements_max: 5000,
             statements_bytes_max: 64 * 1024 * 1024,
             upstream_statements_max: 500,
+            listen_channels_max: 1000,
+            notifications_bytes_max: 32 * 1024 * 1024,
         }
     }
 }

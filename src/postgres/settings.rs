@@ -9,7 +9,7 @@ use std::{
     sync::Arc,
 };
 
-use super::wire;
+use super::{listen::Channel, wire};
 
 /// Parameters set in a session, by name in lower case, beyond what the server gives by itself.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -136,7 +136,7 @@ UNION ALL SELECT 'p', 'temporary', '' WHERE pg_catalog.pg_my_temp_schema() <> 0 
 (SELECT FROM pg_catalog.pg_type WHERE typnamespace = pg_catalog.pg_my_temp_schema())) \
 UNION ALL SELECT 'p', 'advisory_lock', '' WHERE EXISTS (SELECT FROM pg_catalog.pg_locks \
 WHERE locktype = 'advisory' AND pid = pg_catalog.pg_backend_pid()) \
-UNION ALL SELECT 'p', 'listen', '' WHERE EXISTS (SELECT pg_catalog.pg_listening_channels()) \
+UNION ALL SELECT 'l', name, '' FROM pg_catalog.pg_listening_channels() AS name \
 UNION ALL SELECT 'p', 'cursor_with_hold', '' WHERE EXISTS \
 (SELECT FROM pg_catalog.pg_cursors WHERE is_holdable) \
 UNION ALL SELECT 'q', name, '' FROM pg_catalog.pg_prepared_statements WHERE from_sql \
@@ -156,13 +156,15 @@ pub(super) fn audit<'a>(unlisted: impl Iterator<Item = &'a String>) -> String {
 }
 
 /// The reasons for a pin, as the audit gives them.
-const REASONS: [&str; 4] = ["temporary", "advisory_lock", "listen", "cursor_with_hold"];
+const REASONS: [&str; 3] = ["temporary", "advisory_lock", "cursor_with_hold"];
 
 /// What an audit found, row by row.
 #[derive(Debug, Default)]
 pub(super) struct Findings {
     pairs: Vec<(String, String)>,
     pin: Option<&'static str>,
+    /// Channels that the session listens to, as they are named on the wire.
+    channels: Vec<Channel>,
     /// Statements that were prepared by SQL.
     prepared: Vec<String>,
     user: Option<String>,
@@ -179,6 +181,11 @@ impl Findings {
                 .map(str::to_owned)
         };
         let mut fields = wire::fields_of_row(body);
+        let mut raw = wire::fields_of_row(body);
+        if let (Some(Some(b"l")), Some(Some(channel))) = (raw.next(), raw.next()) {
+            self.channels.push(channel.into());
+            return;
+        }
         match (
             text(fields.next()).as_deref(),
             text(fields.next()),
@@ -206,6 +213,11 @@ impl Findings {
     /// The upstream could not answer.
     pub(super) fn fail(&mut self) {
         self.failed = true;
+    }
+
+    /// The channels that the session listens to.
+    pub(super) fn take_channels(&mut self) -> Vec<Channel> {
+        std::mem::take(&mut self.channels)
     }
 
     /// The parameters found, and why the upstream must stay with its client, if it must.

@@ -8,7 +8,7 @@ use std::{
 use dashmap::DashMap;
 use parking_lot::Mutex;
 
-use super::prepared::Catalogue;
+use super::{listen::Hub, prepared::Catalogue};
 use crate::{
     auth::scram::Salted,
     tenant::{Generation, TenantId},
@@ -35,6 +35,8 @@ pub(super) enum Accepted {
 #[derive(Default)]
 pub(super) struct Tenancy {
     pub(super) catalogue: Catalogue,
+    /// What its clients listen to.
+    pub(super) hub: Arc<Hub>,
     greeting: Mutex<Option<Arc<BTreeMap<String, String>>>>,
     /// Start-up parameters that were tried, and how the server reports them, if it does.
     accepted: Mutex<HashMap<Pair, Accepted>>,

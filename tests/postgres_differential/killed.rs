@@ -205,7 +205,10 @@ async fn killed_in_line(gateway: &Gateway, other: &mut Client) {
     let (mut first, mut second) = (gateway.client().await, gateway.client().await);
     first.must("begin").await;
     second.send(&query("insert into kept values (99)")).await;
-    let waiting = || gateway.service.fleet().snapshot()[0].waiting;
+    let waiting = || {
+        let pools = gateway.service.fleet().snapshot();
+        pools.iter().map(|pool| pool.waiting).sum::<usize>()
+    };
     while waiting() == 0 {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }

@@ -19,6 +19,7 @@
 mod differential;
 mod gateway;
 mod killed;
+mod listening;
 mod operations;
 mod sessions;
 mod wire;

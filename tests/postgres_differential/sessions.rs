@@ -322,12 +322,6 @@ async fn what_cannot_move_pins() {
     crate::gateway::roles().await;
     for (text, look, found, end) in [
         (
-            "listen here",
-            "select pg_listening_channels()",
-            "here",
-            "unlisten *",
-        ),
-        (
             "create temp table t as select 7 as a",
             "select a from t",
             "7",

@@ -1,10 +1,10 @@
 //! How sessions end, and what becomes of the upstream then.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use tokio::time::timeout;
 
-use super::{Phase, Session};
+use super::{Besides, Phase, Session};
 use crate::{
     fault::Refusal,
     pool::{CloseReason, Residue},
@@ -42,6 +42,10 @@ pub(in crate::postgres) enum Stop {
     Draining,
     /// Something took longer than it may.
     Overdue(Phase),
+    /// The shared listener was lost: what the server said, if it did.
+    Unheard(Option<Arc<[u8]>>),
+    /// More notifications wait for the client than may.
+    Flooded,
 }
 
 impl Session {
@@ -61,6 +65,8 @@ impl Session {
             | Stop::Refused(_)
             | Stop::Killed
             | Stop::Draining
+            | Stop::Unheard(_)
+            | Stop::Flooded
             | Stop::Overdue(_) => {
                 self.recover().await;
             }
@@ -80,7 +86,8 @@ impl Session {
                 meters.fault(refusal.kind(), crate::fault::Side::Upstream);
                 SessionEnd::UpstreamLost
             }
-            Stop::Failed(_) | Stop::UpstreamLost => SessionEnd::UpstreamLost,
+            Stop::Failed(_) | Stop::UpstreamLost | Stop::Unheard(_) => SessionEnd::UpstreamLost,
+            Stop::Flooded => SessionEnd::SlowReader,
             Stop::Overdue(_) => SessionEnd::Limit,
             Stop::Killed => SessionEnd::Killed,
             Stop::Draining => SessionEnd::Draining,
@@ -102,6 +109,11 @@ impl Session {
                 // After the server's own last words ours would be one too many.
                 Stop::UpstreamLost if self.state.failure.is_some() => {}
                 Stop::Broken(_) | Stop::UpstreamLost => refusal::fatal(out, &lost),
+                Stop::Unheard(Some(said)) => out.extend_from_slice(said),
+                Stop::Unheard(None) => refusal::unheard(out),
+                Stop::Flooded => {
+                    refusal::flooded(out, self.service.settings.notifications_bytes_max);
+                }
                 Stop::Overdue(phase) => refusal::overdue(out, *phase),
                 Stop::Killed => refusal::terminated(out),
                 Stop::Draining => refusal::fatal(out, &Refusal::Draining),
@@ -130,7 +142,10 @@ impl Session {
                 || self.client.inbound.passed() > 0
                 || !lease.upstream.peer.out.is_empty()
         });
-        let clean = self.exchange.is_quiet() && self.pin().is_none() && !self.state.suspect;
+        let handing_over = self.ears.as_ref().is_some_and(|ears| ears.is_busy());
+        let listens = handing_over || self.state.besides != Besides::Nothing;
+        let clean =
+            self.exchange.is_quiet() && self.pin().is_none() && !self.state.suspect && !listens;
         let residue = match (half_said, clean) {
             (true, _) => Residue::Broken(CloseReason::Abandoned),
             (false, true) => Residue::Clean,

@@ -2,7 +2,7 @@
 
 use bytes::BytesMut;
 
-use super::{Run, Session, Stop, requests};
+use super::{Besides, Run, Session, Stop, requests};
 use crate::{
     fault::{Effect, Refusal},
     pool::{CloseReason, Lease, Residue},
@@ -110,9 +110,17 @@ impl Session {
                 .expect(Reply::Query, Act::Audit, Undo::Nothing);
             return;
         }
+        if self.ears.as_ref().is_some_and(|ears| ears.is_busy()) {
+            return;
+        }
         let more = requests::unit_is_ready(self.client.inbound.unseen(), self.limits());
-        if self.pin().is_none() && !more {
-            self.release(Residue::Clean).await;
+        if self.pin().is_none() && !more && self.end_hearing() {
+            let residue = if self.state.besides == Besides::Stray {
+                Residue::NeedsReset
+            } else {
+                Residue::Clean
+            };
+            self.release(residue).await;
         }
     }
 
@@ -127,6 +135,7 @@ impl Session {
             // A client that reads slowly keeps the bytes, not the upstream.
             lease.upstream.peer.inbound.settle(&mut self.client.out);
             lease.upstream.status = self.exchange.status();
+            self.state.besides = Besides::Nothing;
             self.desk.detach().await;
             let residue = if lease.upstream.peer.inbound.is_empty() {
                 residue

@@ -5,7 +5,9 @@
 //! directions are polled together, so that no full buffer on one side can stop the other.
 
 mod changes;
+mod channels;
 mod deadlines;
+mod ears;
 mod ending;
 mod lending;
 mod local;
@@ -30,6 +32,7 @@ pub(super) use replies::demanded;
 pub(super) use told::Told;
 
 use deadlines::Deadlines;
+use ears::Ears;
 
 use super::{
     cancel::OwnDesk,
@@ -97,11 +100,17 @@ pub(super) struct Session {
     /// Transactions are refused: the upstream changes hands after each statement.
     by_statement: bool,
     deadlines: Option<Box<Deadlines>>,
+    /// What the shared listener hears for the client.
+    ears: Option<Box<Ears>>,
     tally: Tally,
 }
 
 /// What is known of the state that the client's session holds on its upstream.
 #[derive(Default)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "independent notes of one session"
+)]
 struct State {
     /// A statement may have changed it since it was last asked for.
     suspect: bool,
@@ -118,6 +127,22 @@ struct State {
     unloaded: Option<Box<[u8]>>,
     /// Definitions may have changed.
     defines: bool,
+    besides: Besides,
+    /// No shared listener could be had: the upstream listens.
+    unshared: bool,
+    /// The transaction has listened.
+    listened: bool,
+}
+
+/// What the upstream listens to besides what the client has made it listen to.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+enum Besides {
+    #[default]
+    Nothing,
+    /// What the shared listener hears, for the client to look at or to end.
+    Shown,
+    /// What nobody knows of.
+    Stray,
 }
 
 /// The rest of a message, which goes on or is left out without being looked at.
@@ -184,6 +209,7 @@ impl Session {
             watch: None,
             by_statement: limits.pool_mode == PoolMode::Statement,
             deadlines,
+            ears: None,
             tally: Tally::default(),
         })
     }
@@ -205,6 +231,7 @@ impl Session {
         let mut draining = Seldom::new(async move { shutdown.draining().await });
         loop {
             self.digest_replies()?;
+            self.attend()?;
             self.settle().await;
             let need = self.digest_requests()?;
             self.say_made();
@@ -225,6 +252,11 @@ impl Session {
                 }
                 if let Poll::Ready(stop) = self.poll_overdue(context) {
                     return Poll::Ready(Err(stop));
+                }
+                if let Some(ears) = &self.ears
+                    && ears.member().poll_news(context).is_ready()
+                {
+                    return Poll::Ready(Ok(()));
                 }
                 self.poll_transfer(context, need)
             })
@@ -265,7 +297,10 @@ impl Session {
         };
         match client.poll_send(context, from) {
             Poll::Ready(Err(_)) => return Poll::Ready(Err(Stop::Vanished)),
-            Poll::Ready(Ok(count)) => tally.client_written += count as u64,
+            Poll::Ready(Ok(count)) => {
+                tally.client_written += count as u64;
+                moved = count > 0 && self.ears.as_ref().is_some_and(|ears| ears.has_mail());
+            }
             Poll::Pending => {}
         }
         if let Some(lease) = &mut self.lease {
@@ -279,7 +314,7 @@ impl Session {
                 Poll::Ready(Ok(count)) => {
                     tally.upstream_written += count as u64;
                     // Nothing will be answered, so it is for us to see that the exchange is over.
-                    moved = count > 0 && self.exchange.is_quiet();
+                    moved |= count > 0 && self.exchange.is_quiet();
                 }
                 Poll::Pending => {}
             }

@@ -56,6 +56,10 @@ pub(super) enum Names {
 impl Session {
     /// Before a text runs: its names get their meaning, in a unit of ours if none is open.
     pub(super) fn settle_names(&mut self, facts: &Facts) -> Names {
+        match self.show_channels(facts) {
+            Names::Ready => {}
+            other => return other,
+        }
         // In a transaction that has failed, nothing runs and nothing can be prepared.
         let void = self.exchange.status() == FAILED && !facts.several;
         if void || !facts.names_statements() {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::{
-    Run, Session, State, Stop,
+    Run, Session, Stop,
     outcomes::{plain, reworded, undo},
 };
 use crate::{
@@ -156,26 +156,6 @@ impl Session {
         }
     }
 
-    /// `NotificationResponse`: what the client sent itself comes from the process that it knows.
-    fn notification(&mut self, frame: Frame) -> Fate {
-        let Some(lease) = &mut self.lease else {
-            return Fate::Pass;
-        };
-        let upstream = &mut lease.upstream;
-        let own = upstream.cancel.pid.to_be_bytes();
-        let body = frame.body(upstream.peer.inbound.unseen());
-        let Some(rest) = body.and_then(|body| body.strip_prefix(&own)) else {
-            return Fate::Pass;
-        };
-        let rest = rest.to_vec();
-        upstream.peer.inbound.settle(&mut self.client.out);
-        wire::tagged(&mut self.client.out, b'A', |out| {
-            out.extend_from_slice(&self.desk.key().0.to_be_bytes());
-            out.extend_from_slice(&rest);
-        });
-        Fate::Drop
-    }
-
     /// `CommandComplete`: some tags say that prepared statements are gone.
     fn complete(&mut self, frame: Frame, fate: Fate) -> Fate {
         let Some(lease) = &mut self.lease else {
@@ -191,6 +171,8 @@ impl Session {
             upstream.statements.clear(self.exchange.outstanding() <= 1);
             upstream.unnamed = None;
         }
+        let listens = body == b"LISTEN\0" && self.state.kept.is_none();
+        self.state.listened |= listens;
         self.completed();
         let Some(lease) = &mut self.lease else {
             return fate;
@@ -298,9 +280,11 @@ impl Session {
             Some(Act::Swallow | Act::Hold | Act::Load) => Ok(Fate::Drop),
             Some(Act::Restore) => {
                 self.tell_parameters();
-                Ok(Fate::Pass)
+                Ok(self.keep_ready(status))
             }
-            Some(Act::Forward | Act::Say(_) | Act::Replace(_)) | None => Ok(Fate::Pass),
+            Some(Act::Forward | Act::Say(_) | Act::Replace(_)) | None => {
+                Ok(self.keep_ready(status))
+            }
         }
     }
 
@@ -309,23 +293,22 @@ impl Session {
         let Some(lease) = &mut self.lease else {
             return;
         };
-        let State {
-            suspect,
-            pinned,
-            findings,
-            ..
-        } = &mut self.state;
-        *suspect = false;
+        self.state.suspect = false;
         let own = &lease.upstream.statements.own;
-        let (found, pin) =
-            std::mem::take(findings).conclude(&self.login, |name| own.has(name.as_bytes()));
-        if pin.is_some() && *pinned != pin {
+        let mut findings = std::mem::take(&mut self.state.findings);
+        let channels = findings.take_channels();
+        let (found, pin) = findings.conclude(&self.login, |name| own.has(name.as_bytes()));
+        lease.upstream.known = Arc::clone(&found);
+        let pin = match pin {
+            Some("unknown") => pin,
+            _ => self.hear(channels, pin),
+        };
+        if pin.is_some() && self.state.pinned != pin {
             self.service.meters().pinned(pin.unwrap_or_default());
         }
-        *pinned = pin;
+        self.state.pinned = pin;
         // What the client set counts; what it reset goes back to what it began with.
         self.wanted = demanded(self.role, self.startup.overlaid(found.iter()));
-        lease.upstream.known = found;
         if let Some(name) = self.wanted.find("application_name") {
             self.seat.set_label(name);
         }

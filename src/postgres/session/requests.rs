@@ -76,11 +76,18 @@ impl Session {
             // What may have changed the session is asked for before anything else runs in it; copy
             // data belongs to what runs.
             let copies = matches!(frame.tag, b'd' | b'c' | b'f');
-            let begins = self.exchange.is_between_units() && self.state.suspect;
+            // A client that hears something has its units one by one: between them it is told.
+            let one_by_one =
+                self.state.suspect || self.ears.as_ref().is_some_and(|ears| ears.hears());
+            let busy = self.ears.as_ref().is_some_and(|ears| ears.is_busy());
+            let begins = busy || self.exchange.is_between_units() && one_by_one;
             if !copies && (begins || self.exchange.outstanding() > OUTSTANDING_MAX) {
                 return Ok(Need::Replies);
             }
             if self.exchange.is_quiet() {
+                if !copies && !self.begin_hearing() {
+                    return Ok(Need::Replies);
+                }
                 self.apply_parameters();
             }
             match self.request(frame)? {
@@ -311,6 +318,12 @@ impl Session {
             self.service.meters().pinned(reason);
         }
         let pinned = self.state.pinned.is_some();
+        if facts.notifies {
+            self.claim();
+        }
+        if facts.listens && self.ears.as_ref().is_some_and(|ears| ears.hears()) {
+            self.state.suspect = true;
+        }
         self.note_names(facts);
         self.state.suspect |= facts.touches_session || pinned && facts.may_clean;
         self.state.defines |= facts.defines;

@@ -4,6 +4,7 @@ use super::{
     block,
     change::{self, Change},
     deeds::{self, Deeds},
+    fence::fence,
     plain,
     token::{Token, Tokens, Word},
 };
@@ -51,6 +52,10 @@ pub(crate) struct Facts {
     pub(crate) resets_all: bool,
     /// It begins a transaction.
     pub(crate) begins: bool,
+    /// It may change which channels its session listens to, or asks for them.
+    pub(crate) listens: bool,
+    /// It notifies.
+    pub(crate) notifies: bool,
     /// A statement follows one that resets all parameters or ends a transaction.
     pub(crate) goes_on: bool,
 }
@@ -130,6 +135,7 @@ impl Scan {
             Token::Sign(_) | Token::Text(_) => {}
             Token::Doubt => {
                 self.facts.touches_session = true;
+                self.facts.listens = true;
                 self.facts.lifts_read_only = true;
                 self.facts.admin_only = Some("text with U& or backslash quotes");
             }
@@ -169,6 +175,7 @@ impl Scan {
             b"pg_prepared_statements" | b"pg_prepared_statement" => {
                 self.facts.lists_statements = true;
             }
+            b"pg_listening_channels" => self.facts.listens = true,
             b"execute" if self.leads(b"explain") || self.leads(b"create") => {
                 self.facts.deeds = Some(Deeds::default());
             }
@@ -221,6 +228,7 @@ impl Scan {
             b"setseed" => self.facts.sticks = Some("setseed"),
             b"currval" | b"lastval" => self.facts.recalls_sequence = true,
             b"nextval" | b"setval" => self.facts.advances_sequence = true,
+            b"pg_notify" => self.facts.notifies = true,
             name if name.starts_with(b"dblink_connect") => self.facts.sticks = Some("dblink"),
             name if name.starts_with(b"pg_advisory_") || name.starts_with(b"pg_try_advisory_") => {
                 // The transaction's own locks (`…_xact_…`) end with it.
@@ -346,18 +354,27 @@ impl Scan {
             },
             b"do" | b"call" => {
                 facts.touches_session = true;
+                facts.listens = true;
                 facts.lifts_read_only = true;
                 facts.defines = true;
             }
             b"reset" | b"discard" => {
                 facts.touches_session = true;
+                facts.listens |= word(0) == b"discard";
                 facts.may_clean = true;
             }
-            b"listen" => facts.touches_session = true,
+            b"listen" => {
+                facts.touches_session = true;
+                facts.listens = true;
+            }
+            b"notify" => facts.notifies = true,
             b"load" => facts.sticks = Some("LOAD"),
             b"insert" => facts.advances_sequence = true,
-            b"deallocate" | b"unlisten" | b"close" | b"commit" | b"end" | b"rollback"
-            | b"abort" => {
+            b"unlisten" => {
+                facts.listens = true;
+                facts.may_clean = true;
+            }
+            b"deallocate" | b"close" | b"commit" | b"end" | b"rollback" | b"abort" => {
                 facts.may_clean = true;
             }
             b"drop" | b"alter" => {
@@ -371,21 +388,5 @@ impl Scan {
         self.last = None;
         self.copy_target = false;
         self.started = false;
-    }
-}
-
-/// Whether the next statement may run with other parameters than the text began with.
-fn fence(facts: &mut Facts, first: &[u8], second: &[u8]) -> bool {
-    match (first, second) {
-        (b"reset" | b"discard", b"all") => {
-            facts.resets_all = true;
-            true
-        }
-        (b"begin" | b"start", _) => {
-            facts.begins = true;
-            false
-        }
-        (b"commit" | b"end" | b"rollback" | b"abort", _) | (b"prepare", b"transaction") => true,
-        _ => false,
     }
 }

@@ -8,6 +8,7 @@ mod block;
 mod change;
 mod deeds;
 mod facts;
+mod fence;
 mod plain;
 mod token;
 
