@@ -203,3 +203,38 @@ test("a wrong password is refused with 28P01", () => {
   url.password = "not-the-password";
   return rejectsWith("28P01", new pg.Client({ ...options, connectionString: url.href }).connect());
 });
+
+test("many clients listen, and hear each other and themselves", async () => {
+  const listeners = await Promise.all(
+    range(CLIENTS).map(async () => {
+      const client = new pg.Client(options);
+      await client.connect();
+      client.heard = [];
+      client.on("notification", (message) => client.heard.push(message));
+      return client;
+    }),
+  );
+  try {
+    const channel = `${table}_news`;
+    for (const client of listeners) await client.query(`LISTEN ${channel}`);
+    await withClient((c) => c.query(`NOTIFY ${channel}, 'from outside'`));
+    await listeners[0].query("SELECT pg_notify($1, 'own')", [channel]);
+    assert.equal(listeners[0].heard.at(-1).payload, "own");
+    assert.equal(listeners[0].heard.at(-1).processId, listeners[0].processID);
+    for (const client of listeners) {
+      // What was notified before a statement is heard when it ends, at the latest.
+      await client.query("SELECT 1");
+      assert.deepEqual(client.heard.map((message) => message.payload), ["from outside", "own"]);
+      assert.equal(client.heard[1].processId, listeners[0].processID);
+    }
+    await listeners[1].query("BEGIN");
+    await listeners[1].query(`UNLISTEN ${channel}`);
+    await listeners[1].query("ROLLBACK");
+    await listeners[2].query(`UNLISTEN ${channel}`);
+    await listeners[0].query(`NOTIFY ${channel}, 'again'`);
+    for (const client of listeners.slice(0, 3)) await client.query("SELECT 1");
+    assert.deepEqual(listeners.slice(0, 3).map((client) => client.heard.length), [3, 3, 2]);
+  } finally {
+    await Promise.all(listeners.map((client) => client.end()));
+  }
+});

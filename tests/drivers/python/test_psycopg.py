@@ -389,3 +389,50 @@ def test_the_drivers_own_pool(urls, table):
 
         with ThreadPoolExecutor(16) as threads:
             assert list(threads.map(job, range(200))) == list(range(200))
+
+
+def test_listens_in_and_out_of_transactions(connect, name):
+    listener, notifier = connect(), connect(autocommit=True)
+    heard = []
+    listener.add_notify_handler(heard.append)
+    listener.execute(f"LISTEN {name}")
+    notifier.execute(f"NOTIFY {name}, 'before the commit'")
+    listener.commit()
+    notifier.execute(f"NOTIFY {name}, 'one'")
+    # As with any server, what was notified before is there when a transaction ends.
+    listener.execute("SELECT 1")
+    listener.commit()
+    found = [(notify.channel, notify.payload, notify.pid) for notify in heard]
+    assert found == [(name, "one", notifier.info.backend_pid)]
+    listener.execute("SELECT pg_notify(%s, 'own')", (name,))
+    assert len(heard) == 1
+    listener.commit()
+    assert (heard[-1].payload, heard[-1].pid) == ("own", listener.info.backend_pid)
+    assert listener.execute("SELECT pg_listening_channels()").fetchall() == [(name,)]
+    listener.commit()
+    listener.execute(f"UNLISTEN {name}")
+    listener.rollback()
+    notifier.execute(f"NOTIFY {name}, 'still'")
+    listener.autocommit = True
+    listener.execute("SELECT 1")
+    assert heard[-1].payload == "still"
+    listener.execute(f"UNLISTEN {name}")
+    notifier.execute(f"NOTIFY {name}, 'unheard'")
+    listener.execute("SELECT 1")
+    assert heard[-1].payload != "unheard"
+
+
+def test_many_listeners_hold_no_upstream(connect, name):
+    listeners = [connect(autocommit=True) for _ in range(CLIENTS)]
+    for at, conn in enumerate(listeners):
+        conn.execute(f"LISTEN {name}_{at % 5}")
+    notifier = connect()
+    for at in range(5):
+        notifier.execute(f"NOTIFY {name}_{at}, '{at}'")
+    notifier.commit()
+    for at, conn in enumerate(listeners):
+        heard = [(notify.channel, notify.payload) for notify in conn.notifies(timeout=10, stop_after=1)]
+        assert heard == [(f"{name}_{at % 5}", str(at % 5))]
+    # Each still runs what it likes.
+    with ThreadPoolExecutor(CLIENTS) as threads:
+        assert list(threads.map(lambda conn: conn.execute("SELECT 1").fetchone(), listeners)) == [(1,)] * CLIENTS
