@@ -4,7 +4,7 @@ import { after, before, test } from "node:test";
 
 import { Binary, Decimal128, GridFSBucket, Long, MongoClient, ObjectId, Timestamp } from "mongodb";
 
-import { MONGODB_DATABASE, MONGODB_URL, freshName, range } from "./shared.mjs";
+import { MONGODB_DATABASE, MONGODB_IS_SET, MONGODB_URL, freshName, range } from "./shared.mjs";
 
 const CLIENTS = 50;
 const options = { serverSelectionTimeoutMS: 60000 };
@@ -116,16 +116,33 @@ collectionTest("errors carry their codes", async (coll) => {
   await rejectsWith(50, coll.findOne({ $where: "sleep(10000) || true" }, { maxTimeMS: 50 }));
 });
 
-collectionTest("an explicit session; a standalone refuses transactions", async (coll) => {
+collectionTest("an explicit session; transactions and change streams as the server has them", async (coll) => {
   await client.withSession(async (session) => {
     await coll.insertOne({ _id: 1 }, { session });
     assert.deepEqual(await coll.find({}, { session }).toArray(), [{ _id: 1 }]);
     session.startTransaction();
-    await rejectsWith(20, coll.insertOne({ _id: 2 }, { session }));
+    if (MONGODB_IS_SET) await coll.insertOne({ _id: 2 }, { session });
+    else await rejectsWith(20, coll.insertOne({ _id: 2 }, { session }));
+    assert.equal(await coll.findOne({ _id: 2 }), null);
     await session.abortTransaction();
+    if (MONGODB_IS_SET) await session.withTransaction(() => coll.insertOne({ _id: 4 }, { session }));
   });
+  assert.deepEqual(await coll.find().toArray(), MONGODB_IS_SET ? [{ _id: 1 }, { _id: 4 }] : [{ _id: 1 }]);
+  const changes = coll.watch();
+  if (MONGODB_IS_SET) {
+    const first = changes.next();
+    // The stream begins with its first answer, so what it shall see is written until it sees one.
+    const seen = first.then((change) => change.operationType);
+    let isSeen = false;
+    const end = () => (isSeen = true);
+    seen.then(end, end);
+    for (let n = 10; !isSeen; n++) await coll.insertOne({ _id: n });
+    assert.equal(await seen, "insert");
+    await changes.close();
+  } else {
+    await rejectsWith(40573, changes.next());
+  }
   await coll.insertOne({ _id: 3 });
-  await rejectsWith(40573, coll.watch().next());
 });
 
 test("GridFS", async () => {

@@ -15,6 +15,7 @@ from urllib.parse import quote, unquote, urlsplit, urlunsplit
 import pytest
 
 MONGODB_DATABASE = os.environ.get("POLYPOOL_TEST_MONGODB_DATABASE", "app")
+MONGODB_IS_SET = os.environ.get("POLYPOOL_TEST_MONGODB_IS_SET") == "1"
 
 
 def variable(name):

@@ -1,4 +1,4 @@
-"""pymongo, unchanged: CRUD, cursors, aggregation, indexes, bulk, w:0, sessions, what a standalone refuses, GridFS, threads."""
+"""pymongo, unchanged: CRUD, cursors, aggregation, indexes, bulk, w:0, sessions, transactions as far as the server has them, GridFS, threads."""
 
 import datetime
 import decimal
@@ -14,7 +14,7 @@ from bson.binary import UuidRepresentation
 from bson.codec_options import CodecOptions, DatetimeConversion
 from pymongo import errors
 
-from conftest import MONGODB_DATABASE, eventually
+from conftest import MONGODB_DATABASE, MONGODB_IS_SET, eventually
 
 CLIENTS = 50
 
@@ -196,8 +196,26 @@ def test_explicit_session(client, coll):
     assert session.has_ended
 
 
-def test_standalone_refuses_transactions_and_change_streams(client, coll, urls):
-    # The server behind is a standalone: its own words must pass, and must not upset plain writes.
+def test_transactions_and_change_streams_are_as_the_server_has_them(client, coll):
+    (a_set_has_them if MONGODB_IS_SET else a_standalone_refuses_them)(client, coll)
+
+
+def a_set_has_them(client, coll):
+    with client.start_session() as session:
+        session.start_transaction()
+        coll.insert_one({"_id": 1}, session=session)
+        assert coll.find_one({"_id": 1}) is None and coll.find_one({"_id": 1}, session=session)
+        session.abort_transaction()
+        with session.start_transaction():
+            coll.insert_one({"_id": 2}, session=session)
+    assert [d["_id"] for d in coll.find()] == [2]
+    with coll.watch(max_await_time_ms=500) as changes:
+        coll.insert_one({"_id": 3})
+        assert next(changes)["documentKey"] == {"_id": 3}
+
+
+def a_standalone_refuses_them(client, coll):
+    # Its own words must pass, and must not upset plain writes.
     with client.start_session() as session:
         session.start_transaction()
         with pytest.raises((errors.OperationFailure, errors.ConfigurationError)) as caught:
