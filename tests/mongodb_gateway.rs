@@ -42,6 +42,8 @@ use tokio::{
 mod bounds;
 #[path = "mongodb_gateway/elections.rs"]
 mod elections;
+#[path = "mongodb_gateway/events.rs"]
+mod events;
 #[path = "mongodb_gateway/logins.rs"]
 mod logins;
 #[path = "mongodb_gateway/topologies.rs"]

@@ -14,13 +14,13 @@ use super::{
     lending::Loan,
     outlet,
     plan::Plan,
-    refusal::{ErrorReply, Standing},
+    refusal::ErrorReply,
     repeat::Refused,
     reply::{self, CursorTail, Incoming},
     servers::{Server, Version},
     session::{Flow, Session},
     upstream::{Dialer, Era, ServerKind, converse},
-    wire::{Compressor, Header, pack, pack_reply},
+    wire::{Compressor, Header, bears_checksum, pack, pack_reply, renew_checksum},
 };
 use crate::{
     fault::{Effect, FaultKind, Refusal, Side},
@@ -182,6 +182,11 @@ impl Session {
         let Ok(reading) = reply::mend(bytes, &header, &self.service.topology) else {
             return self.break_off(lease);
         };
+        if let Some(servers) = self.echoing(plan)
+            && servers.echoes.restore(bytes)
+        {
+            renew_checksum(bytes);
+        }
         if let Some(change) = reading.change {
             self.note_change(&server, change.said, &lease.upstream.era);
             if change.refuses && plan.may_repeat() {
@@ -224,13 +229,21 @@ impl Session {
             return self.break_off(lease);
         }
         let mut rest = header.length;
-        let mut tail = CursorTail::begin(lease.upstream.intake.pending());
+        let known = lease.upstream.intake.pending();
+        let mut tail = CursorTail::begin(known);
+        // A checksum that follows them forbids other ids: it is not known before all has passed.
+        let echoing = self.echoing(plan).filter(|_| !bears_checksum(known));
         let until = Instant::now() + self.service.settings.reply_wait_max;
         loop {
             let upstream = &mut lease.upstream;
-            let known = upstream.intake.pending();
-            let here = known.get(..rest.min(known.len())).unwrap_or_default();
-            let count = here.len();
+            let known = upstream.intake.pending_mut();
+            let length = rest.min(known.len());
+            let here = known.get_mut(..length).unwrap_or_default();
+            let count = match &echoing {
+                Some(servers) => servers.echoes.restore_piece(here, length == rest),
+                None => length,
+            };
+            let here = here.get(..count).unwrap_or_default();
             tail.pass(here);
             let handing_on = hand_on(&mut self.client, &mut self.ending, here);
             match timeout_at(until, handing_on).await {
@@ -263,21 +276,6 @@ impl Session {
             era.end();
         } else if let Some(member) = &self.member {
             member.servers.suspect(server, said);
-        }
-    }
-
-    /// Keeps the table of transactions.
-    fn note_transaction(&mut self, plan: &Plan, server: &Arc<Server>) {
-        let (Some(transaction), Some(member)) = (&plan.transaction, &self.member) else {
-            return;
-        };
-        let transactions = &member.servers.transactions;
-        if plan.standing == Standing::EndsTransaction {
-            transactions.end(transaction);
-        } else {
-            let pinned = member.servers.pins_transactions().then_some(server);
-            transactions.speak(transaction, self.connection, pinned);
-            self.has_transactions = true;
         }
     }
 

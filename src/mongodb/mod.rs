@@ -5,7 +5,8 @@
 //! `policy` judges by, `answers` the small commands that need no server, `plan` what is changed in a
 //! request on its way, `preference` where a client wants to read, `servers` a tenant's servers and which one a
 //! request goes to, `lending` how it comes by an upstream there, `cursors` whose a cursor is, `transactions` which nobody goes on with, `reply` what is changed in what comes back, `repeat` what is sent again because a server refused it for no longer being primary, `aftermath` what a vanished client
-//! leaves behind, `ending` what ends a session from outside, `sessions` whose session ids are whose, `deadline` what is left of a command's
+//! leaves behind, `ending` what ends a session from outside, `sessions` whose session ids are whose, `echoes` the ids of them that
+//! come back, `deadline` what is left of a command's
 //! time, `room` how much of large commands is here at once, and `intake` and `outlet` the two ends of
 //! a socket.
 //!
@@ -17,6 +18,7 @@ mod answers;
 mod commands;
 mod cursors;
 mod deadline;
+mod echoes;
 mod ending;
 mod exchange;
 mod hello;

@@ -14,7 +14,7 @@ use super::{
     refusal::{ErrorReply, Standing},
     repeat::{REPEATS_MAX, Refused},
     servers::{Route, Server},
-    sessions::{Edits, Scope},
+    sessions::{Edits, Id, Scope},
     transactions::Transaction,
     wire::{
         Body, EXHAUST_ALLOWED, Element, Elements, Header, Message, WireFault, clear_flag,
@@ -179,6 +179,11 @@ impl Plan {
             .is_some_and(|cursor| cursor.tempo == Tempo::Awaiting)
     }
 
+    /// Whether its reply may bear events of other sessions' transactions.
+    pub(super) fn hears_of_sessions(&self) -> bool {
+        self.waits() || self.opens == Tempo::Awaiting
+    }
+
     /// The server of the cursor that it goes on with.
     pub(super) fn cursor_server(&self) -> Option<Arc<Server>> {
         match &self.route {
@@ -200,6 +205,11 @@ impl Plan {
             }
             None => Some(with_integer(whole, &self.body_at, "maxTimeMS", millis)),
         };
+    }
+
+    /// The id of its session as the server will know it, and as the client does.
+    pub(super) fn session_ids(&self) -> Option<(Id, Id)> {
+        self.sessions.ids()
     }
 
     /// Edits the request in place where every upstream needs it.

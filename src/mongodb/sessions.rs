@@ -14,6 +14,9 @@ use super::{
 };
 use crate::tenant::TenantId;
 
+/// A session's id.
+pub(super) type Id = [u8; ID_BYTES];
+
 /// Bytes of an id.
 const ID_BYTES: usize = 16;
 /// The subtype of a UUID.
@@ -30,7 +33,9 @@ pub(crate) struct Scope([u8; 32]);
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Edit {
     at: usize,
-    id: [u8; ID_BYTES],
+    id: Id,
+    /// The id that it takes the place of.
+    own: Id,
 }
 
 /// What becomes of the ids in one command.
@@ -76,17 +81,19 @@ impl Scope {
                 return Err(ErrorReply::session_field(field.name));
             }
             let is_uuid = field.kind == Kind::Binary && field.value.get(4) == Some(&UUID);
-            if let Some(id) = field.binary().filter(|id| is_uuid && id.len() == ID_BYTES) {
+            if let Some(own) = field.binary().and_then(|id| Id::try_from(id).ok())
+                && is_uuid
+            {
                 let start = base + session.range.end - session.value.len();
                 let at = start + field.range.end - ID_BYTES;
-                let id = self.id(id);
-                edit = Some(Edit { at, id });
+                let id = self.id(&own);
+                edit = Some(Edit { at, id, own });
             }
         }
         Ok(edit)
     }
 
-    fn id(&self, id: &[u8]) -> [u8; ID_BYTES] {
+    fn id(&self, id: &Id) -> Id {
         let mut digest = Sha256::new();
         digest.update(self.0);
         digest.update(id);
@@ -104,6 +111,11 @@ impl Scope {
 }
 
 impl Edits {
+    /// The id of a command's session as the server will know it, and as the client does.
+    pub(crate) fn ids(&self) -> Option<(Id, Id)> {
+        self.own.as_ref().map(|edit| (edit.id, edit.own))
+    }
+
     /// The session of a command as the server will know it.
     pub(crate) fn session(&self, body: &Body<'_>) -> Option<Vec<u8>> {
         let field = body.session.as_ref()?;

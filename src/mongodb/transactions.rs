@@ -13,7 +13,10 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::{
     exchange::give_back,
+    plan::Plan,
+    refusal::Standing,
     servers::{Route, Server, Servers},
+    session::Session,
     sessions::Edits,
     upstream::{ConverseError, converse},
     wire::Body,
@@ -165,6 +168,26 @@ async fn end_one(servers: &Servers, route: &Route, abort: &RawDocumentBuf) {
         // Refused: the server had ended it by itself.
         Ok(Ok(_) | Err(ConverseError::Refused { .. })) => give_back(lease),
         Ok(Err(_)) | Err(_) => lease.give_back(Residue::Broken(CloseReason::Abandoned)),
+    }
+}
+
+impl Session {
+    /// Keeps the table of transactions.
+    pub(super) fn note_transaction(&mut self, plan: &Plan, server: &Arc<Server>) {
+        let (Some(transaction), Some(member)) = (&plan.transaction, &self.member) else {
+            return;
+        };
+        let transactions = &member.servers.transactions;
+        if plan.standing == Standing::EndsTransaction {
+            transactions.end(transaction);
+        } else {
+            let pinned = member.servers.pins_transactions().then_some(server);
+            transactions.speak(transaction, self.connection, pinned);
+            if let Some((sent, own)) = plan.session_ids() {
+                member.servers.echoes.note(sent, own);
+            }
+            self.has_transactions = true;
+        }
     }
 }
 

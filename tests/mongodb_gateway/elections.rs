@@ -17,7 +17,7 @@ const AT_ONCE: Duration = Duration::from_secs(5);
 
 /// What a primary answers a command with.
 #[derive(Clone)]
-struct Answer {
+pub(super) struct Answer {
     reply: Document,
     /// Whether it bears the order of its word.
     bears_version: bool,
@@ -35,7 +35,7 @@ impl Answer {
     }
 
     /// As a failpoint has it: nothing has changed.
-    fn only_said(reply: Document) -> Self {
+    pub(super) fn only_said(reply: Document) -> Self {
         Self {
             bears_version: false,
             is_deposed: None,
@@ -55,7 +55,7 @@ struct State {
 
 /// A set whose members agree at once.
 #[derive(Clone)]
-struct FakeSet {
+pub(super) struct FakeSet {
     state: Arc<Mutex<State>>,
     changes: watch::Sender<()>,
     hosts: Vec<String>,
@@ -64,7 +64,7 @@ struct FakeSet {
 
 impl FakeSet {
     /// Its primary gives these answers, and good ones after them.
-    async fn start(script: impl IntoIterator<Item = Answer>) -> Self {
+    pub(super) async fn start(script: impl IntoIterator<Item = Answer>) -> Self {
         let listeners = [
             TcpListener::bind("127.0.0.1:0").await.unwrap(),
             TcpListener::bind("127.0.0.1:0").await.unwrap(),
@@ -98,12 +98,17 @@ impl FakeSet {
         set
     }
 
-    async fn rig(&self) -> Rig {
+    pub(super) async fn rig(&self) -> Rig {
         let hosts = self.hosts.join(",");
         Rig::start_for(format!("mongodb://{hosts}/app?replicaSet=fake")).await
     }
 
-    async fn seen(&self) -> Vec<(usize, Document)> {
+    /// What its primary answers next.
+    pub(super) async fn follow(&self, script: impl IntoIterator<Item = Answer>) {
+        self.state.lock().await.script = script.into_iter().collect();
+    }
+
+    pub(super) async fn seen(&self) -> Vec<(usize, Document)> {
         self.state.lock().await.seen.clone()
     }
 
@@ -204,7 +209,7 @@ fn numbered_insert() -> RawDocumentBuf {
     }
 }
 
-async fn asked(wire: &mut Wire, command: &RawDocumentBuf) -> Document {
+pub(super) async fn asked(wire: &mut Wire, command: &RawDocumentBuf) -> Document {
     let answer = timeout(AT_ONCE, wire.ask(command)).await;
     answer.expect("stood still")
 }

@@ -24,6 +24,7 @@ use tokio::{sync::OnceCell, time::Instant};
 use self::{monitor::Found, routers::Routers, set::Set};
 use super::{
     cursors::Cursors,
+    echoes::Echoes,
     preference::Preference,
     room::Room,
     transactions::Transactions,
@@ -122,6 +123,8 @@ pub(crate) struct Servers {
     pub(crate) cursors: Arc<Cursors>,
     /// Transactions that clients have open there.
     pub(crate) transactions: Transactions,
+    /// The sessions of these, and of those before them.
+    pub(crate) echoes: Echoes,
     /// Room for large commands.
     pub(crate) room: Room,
     means: Arc<Means>,
@@ -140,6 +143,7 @@ impl Servers {
         Arc::new(Self {
             cursors,
             transactions: Transactions::default(),
+            echoes: Echoes::default(),
             room: Room::new(means.request_bytes_max),
             home: Server::new(&means, &tenant, None),
             means,

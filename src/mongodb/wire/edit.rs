@@ -112,11 +112,16 @@ fn shorten(bytes: &mut [u8], start: usize, at: usize) {
     patch_i32(bytes, start + at, length - less);
 }
 
+/// Whether a message ends with a checksum.
+pub(crate) fn bears_checksum(message: &[u8]) -> bool {
+    let flags = i32_at(message, HEADER_BYTES).unwrap_or_default();
+    flags.cast_unsigned() & CHECKSUM_PRESENT != 0
+}
+
 /// Computes the checksum again where there is one; such messages are always at hand whole.
 pub(crate) fn renew_checksum(message: &mut [u8]) {
-    let flags = i32_at(message, HEADER_BYTES).unwrap_or_default();
     let length = i32_at(message, 0).and_then(|length| usize::try_from(length).ok());
-    let (Some(length), true) = (length, flags.cast_unsigned() & CHECKSUM_PRESENT != 0) else {
+    let (Some(length), true) = (length, bears_checksum(message)) else {
         return;
     };
     let Some(end) = length.checked_sub(4) else {

@@ -16,7 +16,9 @@ mod scan;
 mod tests;
 
 pub(crate) use compress::{Compressor, pack, pack_reply, unpack};
-pub(crate) use edit::{clear_flag, lower_integer, remove_fields, renew_checksum, with_integer};
+pub(crate) use edit::{
+    bears_checksum, clear_flag, lower_integer, remove_fields, renew_checksum, with_integer,
+};
 pub(crate) use encode::{encode_message, encode_reply};
 pub(crate) use fault::WireFault;
 pub(crate) use header::{
