@@ -27,7 +27,7 @@ const WORDS: [&[u8]; 13] = [
 ];
 
 /// Words that begin so may be a rule's, whatever follows.
-const PREFIXES: [&[u8]; 3] = [b"pg_", b"lo_", b"dblink"];
+const PREFIXES: [&[u8]; 4] = [b"pg_", b"pp_", b"lo_", b"dblink"];
 
 /// Longer words are not told apart by the rules either, and are left to them.
 const WORD_BYTES_MAX: usize = 32;
