@@ -2,7 +2,7 @@
 
 use std::{collections::VecDeque, fmt::Write, time::Duration};
 
-use tokio::time::timeout;
+use tokio::{io::AsyncWriteExt, time::timeout};
 
 use crate::{
     gateway::{Database, Gateway, account, server_url},
@@ -29,7 +29,11 @@ impl Party {
         if !phase.after.is_empty() && !phase.after.contains(&self.last) {
             return said;
         }
-        self.client.send(&phase.send).await;
+        let sent = timeout(NOTIFIED_MAX, self.client.socket.write_all(&phase.send));
+        if !matches!(sent.await, Ok(Ok(()))) {
+            said.push("(closed)".into());
+            return said;
+        }
         let mut ready = 0;
         loop {
             let over = match phase.until {

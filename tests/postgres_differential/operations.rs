@@ -108,14 +108,16 @@ pub(crate) fn operation(random: &mut Random, situation: Situation) -> Operation 
         48..=53 => text(random, notify),
         54..=57 => text(random, cursor),
         58..=65 => text(random, sql_statement),
-        66..=76 => protocol_units(random, 1),
+        66..=76 => protocol_units(random, 1, situation.status != b'E'),
         77..=82 => {
             let count = 2 + random.below(5);
-            protocol_units(random, count)
+            protocol_units(random, count, false)
         }
         83..=85 => with_flush(random),
         86..=88 => copy_in(random),
-        89 => text(random, |_| "copy shared to stdout".into()),
+        89 => text(random, |_| {
+            "copy (select * from shared order by a, b limit 100) to stdout".into()
+        }),
         90..=91 => text(random, discard),
         92..=94 => several(random),
         95..=96 => own_table(random, situation),
@@ -228,7 +230,7 @@ fn look(random: &mut Random) -> String {
             "select '2020-02-01'::date, timestamptz '2020-01-01 00:00:00Z', interval '1 day 2 hours'",
             "select 1.1::float8, '\\x01ff'::bytea, 'a\\b'",
             "select v from named",
-            "select * from shared order by a limit 3",
+            "select * from shared order by a, b limit 3",
             "select count(*), sum(length(b)) from shared",
             "select 'ü', convert_to('ü', 'UTF8')",
         ])
@@ -411,7 +413,13 @@ fn several(random: &mut Random) -> Operation {
     let count = 2 + random.below(3);
     let parts: Vec<String> = (0..count)
         .map(|_| match random.below(10) {
-            0 | 1 => parameter(random),
+            // What resets is refused beside others, where the connection began with values of its own.
+            0 | 1 => loop {
+                let text = parameter(random);
+                if !text.contains("reset") && !text.ends_with("default") {
+                    break text;
+                }
+            },
             2 | 3 => look(random),
             4 => transaction(random),
             5 => temporary(random),
@@ -439,11 +447,16 @@ fn own_table(random: &mut Random, situation: Situation) -> Operation {
     text(random, |_| change.clone())
 }
 
-/// One message of an extended unit.
-fn extended(random: &mut Random, label: &mut String) -> Vec<u8> {
+/// One message of an extended unit. A server (15.18) ends with signal 11 where a portal is used after
+/// its transaction has failed: so `portals` only where it has not.
+fn extended(random: &mut Random, label: &mut String, portals: bool) -> Vec<u8> {
     let name = random.pick(&["", "p1", "p2", "P 3", "longer_name_of_a_statement"]);
     let portal = random.pick(&["", "", "", "portal"]);
     match random.below(16) {
+        11 | 14 if !portals => {
+            label.push_str(" flush");
+            flush()
+        }
         0..=3 => {
             let texts = [
                 "select 1 as one",
@@ -505,7 +518,7 @@ fn extended(random: &mut Random, label: &mut String) -> Vec<u8> {
 }
 
 /// Extended units, and simple queries between them, all sent at once.
-fn protocol_units(random: &mut Random, count: usize) -> Operation {
+fn protocol_units(random: &mut Random, count: usize, portals: bool) -> Operation {
     let (mut send, mut label) = (Vec::new(), String::new());
     for _ in 0..count {
         if count > 1 && random.one_in(5) {
@@ -520,7 +533,7 @@ fn protocol_units(random: &mut Random, count: usize) -> Operation {
             continue;
         }
         for _ in 0..=random.below(4) {
-            send.extend(extended(random, &mut label));
+            send.extend(extended(random, &mut label, portals));
         }
         label.push_str(" sync");
         send.extend(sync());
