@@ -6,10 +6,7 @@
 
 use std::{collections::VecDeque, sync::Arc};
 
-use super::{
-    prepared::{Statement, Unnamed},
-    statement::Deeds,
-};
+use super::prepared::{Names, Statement, Unnamed};
 
 /// The transaction status that `ReadyForQuery` reports.
 pub(super) const IDLE: u8 = b'I';
@@ -85,12 +82,18 @@ pub(super) enum Undo {
     CloseUnnamed(Option<Box<Unnamed>>),
     /// A statement that is used, and the client's name for it.
     Use(u64, Arc<[u8]>),
-    /// A name of the client's that was given its meaning on the upstream.
-    Own(Arc<[u8]>),
-    /// All statements of the upstream were closed.
-    Clear,
-    /// What a text does to statements by name, and how many of its statements are done.
-    Deeds(Deeds, usize),
+    /// Statements get the client's names on the upstream.
+    Native,
+    /// A name of the client's stands on the upstream for a moment.
+    Lent,
+    /// A name that the client gives up by an Execute.
+    Take(Arc<[u8]>, Arc<Statement>),
+    /// All the client's names, which it gives up so.
+    TakeAll(Box<Names>),
+    /// A simple query that takes a name away, once it is carried out.
+    Deallocate(Arc<[u8]>),
+    /// A simple query that may take all names away, which its answer tells.
+    DeallocateAll,
     /// A parameter that is set or reset, and whether it was.
     Set(Box<(String, Option<String>)>, bool),
 }
@@ -191,13 +194,29 @@ impl Exchange {
         self.unit == self.unanswered
     }
 
+    /// Whether statements that a text needs are being prepared.
+    pub(super) fn is_loading(&self) -> bool {
+        self.queue
+            .iter()
+            .any(|expect| matches!(expect.act, Act::Load))
+    }
+
+    /// Whether a simple query is under way that may take names away.
+    pub(super) fn takes_names(&self) -> bool {
+        let takes =
+            |expect: &Expect| matches!(expect.undo, Undo::Deallocate(_) | Undo::DeallocateAll);
+        self.queue.iter().any(takes)
+    }
+
     /// Whether a name that an earlier unit closed may come back.
     pub(super) fn has_open_closes(&self) -> bool {
         !self.is_first_unit()
-            && self
-                .queue
-                .iter()
-                .any(|expect| matches!(expect.undo, Undo::Close { .. }))
+            && self.queue.iter().any(|expect| {
+                matches!(
+                    expect.undo,
+                    Undo::Close { .. } | Undo::Take(..) | Undo::TakeAll(_)
+                )
+            })
     }
 
     /// Begins anew with another upstream; the numbers of units go on.

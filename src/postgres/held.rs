@@ -1,4 +1,4 @@
-//! The statements that one upstream has: under our names for them, and under names that clients gave.
+//! The statements that one upstream has, under our names for them.
 //!
 //! Messages change what is known here before they are answered; the unit in which one was sent tells
 //! whether it can be relied on.
@@ -30,11 +30,13 @@ enum State {
 #[derive(Debug, Default)]
 pub(super) struct UpstreamStatements {
     held: HashMap<u64, (State, u64)>,
-    /// What stands under names that clients gave.
-    pub(super) own: OwnNames,
     clock: u64,
     /// Statements may exist that are not held here.
     unsure: bool,
+    /// The names that a client gave to statements here itself.
+    named: Vec<Arc<[u8]>>,
+    /// Whose names these are: the client, and the edition of its list; `None` if they are not whole.
+    owner: Option<(u64, u64)>,
 }
 
 impl UpstreamStatements {
@@ -87,87 +89,42 @@ impl UpstreamStatements {
     pub(super) fn clear(&mut self, certain: bool) {
         self.held.clear();
         self.unsure = !certain;
-        self.own.held.clear();
-        self.own.unsure = !certain;
-    }
-
-    /// Whether there is none under a name of ours.
-    pub(super) fn has_none_of_ours(&self) -> bool {
-        self.held.is_empty() && !self.unsure
-    }
-}
-
-/// What stands on one upstream under names that clients gave, whichever clients.
-#[derive(Debug, Default)]
-pub(super) struct OwnNames {
-    /// The statement's identity; `None` if nothing stands there.
-    held: HashMap<Arc<[u8]>, (Option<u64>, State)>,
-    /// Names may be taken that are not held here.
-    unsure: bool,
-}
-
-impl OwnNames {
-    /// How a name stands to what it is to mean, as seen by a message of the given unit.
-    pub(super) fn presence(&self, name: &[u8], wanted: Option<u64>, unit: u64) -> Presence {
-        match self.held.get(name) {
-            None if self.unsure => Presence::Doubtful,
-            None | Some((None, State::Proven)) if wanted.is_some() => Presence::Absent,
-            None => Presence::Here,
-            Some((_, State::Doubtful)) => Presence::Doubtful,
-            Some((_, State::Sent(sent))) if *sent != unit => Presence::Doubtful,
-            Some((found, _)) if *found == wanted => Presence::Here,
-            Some((None, _)) => Presence::Absent,
-            Some((Some(_), _)) => Presence::Doubtful,
+        self.owner = None;
+        if certain {
+            self.named.clear();
         }
     }
 
-    /// A name is given another meaning; gives the name to close first when there are `max` already.
-    pub(super) fn sent(
-        &mut self,
-        name: &Arc<[u8]>,
-        id: Option<u64>,
-        unit: u64,
-        max: usize,
-    ) -> Option<Arc<[u8]>> {
-        self.held.insert(Arc::clone(name), (id, State::Sent(unit)));
-        if self.held.len() <= max.max(1) {
-            return None;
-        }
-        let other = self.held.keys().find(|other| *other != name)?;
-        let other = Arc::clone(other);
-        self.held.remove(&other);
-        Some(other)
+    /// A client's statements stand here under its names.
+    pub(super) fn name(&mut self, names: Vec<Arc<[u8]>>, owner: Option<(u64, u64)>) {
+        self.named = names;
+        self.owner = owner;
     }
 
-    /// It was carried out.
-    pub(super) fn proven(&mut self, name: &[u8]) {
-        if let Some((_, state)) = self.held.get_mut(name) {
-            *state = State::Proven;
-        }
+    /// Whether these are that client's names, in that edition.
+    pub(super) fn is_named_by(&self, owner: (u64, u64)) -> bool {
+        self.owner == Some(owner) && !self.unsure
     }
 
-    /// A name has this meaning now.
-    pub(super) fn set(&mut self, name: &Arc<[u8]>, id: Option<u64>) {
-        self.held.insert(Arc::clone(name), (id, State::Proven));
+    /// Whether somebody's statement may stand under a name.
+    pub(super) fn may_know(&self, name: &[u8]) -> bool {
+        self.unsure || self.named.iter().any(|known| **known == *name)
     }
 
-    /// It was not carried out.
-    pub(super) fn doubt(&mut self, name: &Arc<[u8]>) {
-        self.held.insert(Arc::clone(name), (None, State::Doubtful));
+    /// A statement of somebody's is closed.
+    pub(super) fn close_named(&mut self, name: &[u8]) {
+        self.named.retain(|known| **known != *name);
+        self.owner = None;
     }
 
-    /// Whether a statement stands there that this gateway knows of.
-    pub(super) fn has(&self, name: &[u8]) -> bool {
-        matches!(self.held.get(name), Some((Some(_), State::Proven)))
+    /// All were closed, before what is held here was sent.
+    pub(super) fn be_sure(&mut self) {
+        self.unsure = false;
     }
 
-    /// Whether a statement may stand under a name that is not wanted.
-    pub(super) fn has_others(&self, wanted: impl Fn(&[u8]) -> bool) -> bool {
-        let mut held = self.held.iter();
-        self.unsure
-            || held.any(|(name, (id, state))| {
-                !wanted(name) && (id.is_some() || *state != State::Proven)
-            })
+    /// Takes out those held here, to be closed.
+    pub(super) fn take_ids(&mut self) -> Vec<u64> {
+        self.held.drain().map(|(id, _)| id).collect()
     }
 }
 
@@ -196,23 +153,5 @@ mod tests {
         upstream.presence(1, 1);
         assert_eq!(upstream.sent(3, 1, 2), Some(2));
         assert_eq!(upstream.presence(2, 1), Presence::Absent);
-    }
-
-    #[test]
-    fn a_name_means_what_was_sent_last() {
-        let (name, mut own): (Arc<[u8]>, _) = (b"p"[..].into(), OwnNames::default());
-        assert_eq!(own.presence(&name, None, 1), Presence::Here);
-        assert_eq!(own.presence(&name, Some(7), 1), Presence::Absent);
-        assert_eq!(own.sent(&name, Some(7), 1, 9), None);
-        assert_eq!(own.presence(&name, Some(7), 1), Presence::Here);
-        assert_eq!(own.presence(&name, Some(7), 2), Presence::Doubtful);
-        own.proven(&name);
-        assert_eq!(own.presence(&name, Some(7), 2), Presence::Here);
-        assert_eq!(own.presence(&name, Some(8), 2), Presence::Doubtful);
-        assert_eq!(own.presence(&name, None, 2), Presence::Doubtful);
-        own.set(&name, None);
-        assert_eq!(own.presence(&name, Some(8), 3), Presence::Absent);
-        let other: Arc<[u8]> = b"q"[..].into();
-        assert_eq!(own.sent(&other, Some(9), 3, 1), Some(name));
     }
 }

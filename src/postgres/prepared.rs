@@ -28,9 +28,9 @@ const SPARE_BYTES_MAX: usize = 4096;
 /// How a statement was prepared.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Form {
-    /// By Parse. On upstreams it has a name of ours.
+    /// By Parse.
     Protocol,
-    /// By `PREPARE`. On upstreams it has the client's own name.
+    /// By `PREPARE`; on upstreams it has the client's own name only.
     Sql,
 }
 
@@ -39,7 +39,9 @@ pub(super) enum Form {
 pub(super) struct Statement {
     pub(super) id: u64,
     pub(super) form: Form,
-    /// Its name on upstreams, unless a client's own is needed.
+    /// What the parameters were that its text was understood under.
+    pub(super) dialect: u64,
+    /// Its name on upstreams, unless the client's own is needed.
     pub(super) name: String,
     /// Text, terminator and types, as Parse carries them; or the text of `PREPARE`.
     pub(super) rest: Box<[u8]>,
@@ -49,6 +51,23 @@ pub(super) struct Statement {
 }
 
 impl Statement {
+    /// A statement of one client's that SQL has prepared.
+    pub(super) fn by_sql(dialect: u64, text: &[u8]) -> Arc<Self> {
+        let facts = Facts {
+            deeds: None,
+            ..scan(text)
+        };
+        Arc::new(Self {
+            id: 0,
+            form: Form::Sql,
+            dialect,
+            name: String::new(),
+            rest: text.into(),
+            facts,
+            proven: AtomicBool::new(false),
+        })
+    }
+
     /// An upstream has prepared it.
     pub(super) fn prove(&self) {
         self.proven.store(true, Ordering::Relaxed);
@@ -114,17 +133,8 @@ struct Entries {
 }
 
 impl Catalogue {
-    /// The statement of that text and those types, prepared by Parse.
+    /// The statement of that text and those types.
     pub(super) fn find(&self, dialect: u64, text: &[u8], rest: &[u8]) -> Arc<Statement> {
-        self.find_or_make(dialect, text, rest, Form::Protocol)
-    }
-
-    /// The statement of that text of a `PREPARE`.
-    pub(super) fn find_sql(&self, dialect: u64, text: &[u8]) -> Arc<Statement> {
-        self.find_or_make(dialect, text, text, Form::Sql)
-    }
-
-    fn find_or_make(&self, dialect: u64, text: &[u8], rest: &[u8], form: Form) -> Arc<Statement> {
         let mut inner = self.inner.lock();
         if let Some(found) = inner.dialects.get(&dialect).and_then(|set| set.get(rest)) {
             return Arc::clone(&found.0);
@@ -135,15 +145,15 @@ impl Catalogue {
         inner.last_id += 1;
         let statement = Arc::new(Statement {
             id: inner.last_id,
-            form,
+            form: Form::Protocol,
+            dialect,
             name: upstream_name(inner.last_id),
             rest: rest.into(),
             facts: scan(text),
             proven: AtomicBool::new(false),
         });
-        // What `EXECUTE name` means is its client's alone; so is this one where all are in use.
-        let own = form == Form::Protocol && statement.facts.deeds.is_some();
-        if !own && inner.has_room(rest.len()) {
+        // Where all are in use, this one is its client's alone.
+        if inner.has_room(rest.len()) {
             inner.count += 1;
             inner.bytes += rest.len();
             inner
@@ -195,13 +205,30 @@ impl Entries {
 /// What one client has prepared.
 #[derive(Debug, Default)]
 pub(super) struct ClientStatements {
-    named: HashMap<Arc<[u8]>, Named>,
-    bytes: usize,
+    named: Names,
     /// The unnamed statement's Parse, for upstreams that do not have it.
     unnamed: Option<Unnamed>,
     /// A buffer that the next unnamed statement reuses.
     spare: Vec<u8>,
     serial: u64,
+    /// Tells the list of names from what it was earlier.
+    edition: u64,
+}
+
+/// What a client's names mean.
+#[derive(Debug, Default)]
+pub(super) struct Names {
+    found: HashMap<Arc<[u8]>, Named>,
+    bytes: usize,
+    /// How many of them SQL has prepared.
+    by_sql: usize,
+}
+
+impl Names {
+    /// What a name means.
+    pub(super) fn get(&self, name: &[u8]) -> Option<&Arc<Statement>> {
+        self.found.get(name).map(|named| &named.statement)
+    }
 }
 
 /// What a client's name means.
@@ -225,48 +252,77 @@ pub(super) struct Unnamed {
 
 impl ClientStatements {
     pub(super) fn find(&self, name: &[u8]) -> Option<&Arc<Statement>> {
-        self.named.get(name).map(|named| &named.statement)
+        self.named.found.get(name).map(|named| &named.statement)
     }
 
     /// The same, with the name to keep.
     pub(super) fn find_named(&self, name: &[u8]) -> Option<(&Arc<[u8]>, &Arc<Statement>)> {
-        let (name, named) = self.named.get_key_value(name)?;
+        let (name, named) = self.named.found.get_key_value(name)?;
         Some((name, &named.statement))
     }
 
-    /// All names.
-    pub(super) fn names(&self) -> impl Iterator<Item = &Arc<[u8]>> {
-        self.named.keys()
+    /// All of them.
+    pub(super) fn all(&self) -> impl Iterator<Item = (Arc<[u8]>, Arc<Statement>)> {
+        let found = self.named.found.iter();
+        found.map(|(name, named)| (Arc::clone(name), Arc::clone(&named.statement)))
     }
 
     /// The unit in which a name was given.
     pub(super) fn unit_of(&self, name: &[u8]) -> Option<u64> {
-        self.named.get(name).map(|named| named.unit)
+        self.named.found.get(name).map(|named| named.unit)
     }
 
     /// How many there are, and the bytes of their texts.
     pub(super) fn size(&self) -> (usize, usize) {
-        (self.named.len(), self.bytes)
+        (self.named.found.len(), self.named.bytes)
     }
 
     pub(super) fn insert(&mut self, name: &[u8], statement: Arc<Statement>, unit: u64) {
-        self.bytes += statement.rest.len();
-        if let Some(old) = self.named.insert(name.into(), Named { statement, unit }) {
-            self.bytes -= old.statement.rest.len();
-        }
+        self.remove(name);
+        self.edition += 1;
+        self.named.bytes += statement.rest.len();
+        self.named.by_sql += usize::from(statement.form == Form::Sql);
+        let named = Named { statement, unit };
+        self.named.found.insert(name.into(), named);
     }
 
     pub(super) fn remove(&mut self, name: &[u8]) -> Option<Arc<Statement>> {
-        let old = self.named.remove(name)?;
-        self.bytes -= old.statement.rest.len();
+        let old = self.named.found.remove(name)?;
+        self.edition += 1;
+        self.named.bytes -= old.statement.rest.len();
+        self.named.by_sql -= usize::from(old.statement.form == Form::Sql);
         Some(old.statement)
     }
 
-    /// All names are gone (`DEALLOCATE ALL`, `DISCARD ALL`).
-    pub(super) fn clear(&mut self) {
-        self.named.clear();
-        self.bytes = 0;
-        self.forget_unnamed();
+    /// Which list of names this is, of all that this client has had.
+    pub(super) fn edition(&self) -> u64 {
+        self.edition
+    }
+
+    /// Whether SQL has prepared some of them.
+    pub(super) fn holds_sql(&self) -> bool {
+        self.named.by_sql > 0
+    }
+
+    /// Whether all that SQL has prepared was understood under these parameters.
+    pub(super) fn fits(&self, dialect: u64) -> bool {
+        let mut found = self.named.found.values();
+        !self.holds_sql()
+            || found.all(|named| {
+                named.statement.form == Form::Protocol || named.statement.dialect == dialect
+            })
+    }
+
+    /// All names are gone (`DEALLOCATE ALL`, `DISCARD ALL`); gives them, to be put back perhaps.
+    pub(super) fn take_named(&mut self) -> Names {
+        self.edition += 1;
+        std::mem::take(&mut self.named)
+    }
+
+    /// The names are what they were.
+    pub(super) fn restore_named(&mut self, names: Names) {
+        self.edition += 1;
+        self.named = names;
     }
 
     pub(super) fn unnamed(&self) -> Option<&Unnamed> {

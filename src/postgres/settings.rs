@@ -18,6 +18,23 @@ pub(super) struct Parameters {
     dialect: u64,
 }
 
+/// Parameters that change no text's meaning: how long it may take, how its outcome is shown.
+const PLAIN: [&str; 13] = [
+    "application_name",
+    "bytea_output",
+    "client_min_messages",
+    "default_transaction_deferrable",
+    "default_transaction_isolation",
+    "default_transaction_read_only",
+    "extra_float_digits",
+    "idle_in_transaction_session_timeout",
+    "idle_session_timeout",
+    "lock_timeout",
+    "maintenance_work_mem",
+    "statement_timeout",
+    "work_mem",
+];
+
 impl Parameters {
     /// From names and values; the last value of a name counts.
     pub(super) fn from_pairs(pairs: impl IntoIterator<Item = (String, String)>) -> Arc<Self> {
@@ -26,13 +43,11 @@ impl Parameters {
             .map(|(name, value)| (name.to_ascii_lowercase(), value))
             .collect();
         let mut hasher = ahash::AHasher::default();
-        for pair in values
-            .iter()
-            .filter(|(name, _)| *name != "application_name")
-        {
+        let matters = |name: &str| !PLAIN.contains(&name);
+        for pair in values.iter().filter(|(name, _)| matters(name)) {
             pair.hash(&mut hasher);
         }
-        let plain = values.keys().all(|name| name == "application_name");
+        let plain = !values.keys().any(|name| matters(name));
         let dialect = if plain { 0 } else { hasher.finish() };
         Arc::new(Self { values, dialect })
     }
@@ -139,12 +154,23 @@ WHERE locktype = 'advisory' AND pid = pg_catalog.pg_backend_pid()) \
 UNION ALL SELECT 'l', name, '' FROM pg_catalog.pg_listening_channels() AS name \
 UNION ALL SELECT 'p', 'cursor_with_hold', '' WHERE EXISTS \
 (SELECT FROM pg_catalog.pg_cursors WHERE is_holdable) \
-UNION ALL SELECT 'q', name, '' FROM pg_catalog.pg_prepared_statements WHERE from_sql \
 UNION ALL SELECT 'u', session_user::pg_catalog.text, pg_catalog.current_setting('role')";
 
+/// The audit's question for statements that bear a client's names: all that is known of them.
+const STATEMENTS: &str = " UNION ALL SELECT 'q', name, from_sql::pg_catalog.text || ' ' || \
+    pg_catalog.array_to_string(parameter_types::pg_catalog.oid[], ',') || ' ' || statement \
+    FROM pg_catalog.pg_prepared_statements WHERE name !~ '^pp_[0-9]+$'";
+/// The same where statements have names of ours: only SQL prepares others.
+const SQL_STATEMENTS: &str = " UNION ALL SELECT 'n', name, '' \
+    FROM pg_catalog.pg_prepared_statements WHERE from_sql";
+
 /// The audit, with the parameters of extensions that the server does not list by itself.
-pub(super) fn audit<'a>(unlisted: impl Iterator<Item = &'a String>) -> String {
+///
+/// Of statements it asks for all where names are the client's own (`native`), else for those that SQL
+/// has prepared.
+pub(super) fn audit<'a>(unlisted: impl Iterator<Item = &'a String>, native: bool) -> String {
     let mut text = AUDIT.to_owned();
+    text.push_str(if native { STATEMENTS } else { SQL_STATEMENTS });
     for name in unlisted {
         text.push_str(" UNION ALL SELECT 's', ");
         push_text(&mut text, name);
@@ -158,6 +184,29 @@ pub(super) fn audit<'a>(unlisted: impl Iterator<Item = &'a String>) -> String {
 /// The reasons for a pin, as the audit gives them.
 const REASONS: [&str; 3] = ["temporary", "advisory_lock", "cursor_with_hold"];
 
+/// A statement under a client's name, as the server describes it.
+#[derive(Debug)]
+pub(super) struct Prepared {
+    pub(super) name: String,
+    pub(super) by_sql: bool,
+    pub(super) types: Vec<u32>,
+    pub(super) text: String,
+}
+
+impl Prepared {
+    fn read(name: String, described: &str) -> Option<Self> {
+        let (by_sql, rest) = described.split_once(' ')?;
+        let (types, text) = rest.split_once(' ')?;
+        let types = types.split(',').filter(|oid| !oid.is_empty());
+        Some(Self {
+            name,
+            by_sql: by_sql == "true",
+            types: types.map(str::parse).collect::<Result<_, _>>().ok()?,
+            text: text.to_owned(),
+        })
+    }
+}
+
 /// What an audit found, row by row.
 #[derive(Debug, Default)]
 pub(super) struct Findings {
@@ -165,8 +214,10 @@ pub(super) struct Findings {
     pin: Option<&'static str>,
     /// Channels that the session listens to, as they are named on the wire.
     channels: Vec<Channel>,
-    /// Statements that were prepared by SQL.
-    prepared: Vec<String>,
+    /// Statements that bear the client's names.
+    prepared: Vec<Prepared>,
+    /// Names of statements that SQL has prepared, whoever sent it.
+    strange: Vec<String>,
     user: Option<String>,
     failed: bool,
 }
@@ -198,7 +249,11 @@ impl Findings {
                 self.pin = REASONS.iter().find(|known| **known == reason).copied();
                 self.failed |= self.pin.is_none();
             }
-            (Some("q"), Some(name), _) => self.prepared.push(name),
+            (Some("q"), Some(name), Some(described)) => match Prepared::read(name, &described) {
+                Some(prepared) => self.prepared.push(prepared),
+                None => self.failed = true,
+            },
+            (Some("n"), Some(name), _) => self.strange.push(name),
             (Some("u"), Some(user), Some(role)) => {
                 if role != "none" {
                     self.pin = Some("role");
@@ -220,17 +275,20 @@ impl Findings {
         std::mem::take(&mut self.channels)
     }
 
+    /// The statements that bear the client's names; `None` if they are not all known.
+    pub(super) fn take_prepared(&mut self) -> Option<Vec<Prepared>> {
+        (!self.failed).then(|| std::mem::take(&mut self.prepared))
+    }
+
+    /// The names of statements that SQL has prepared.
+    pub(super) fn take_strange(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.strange)
+    }
+
     /// The parameters found, and why the upstream must stay with its client, if it must.
     ///
-    /// `login` is the user that the upstream logged in as; `is_known` tells the statements that move.
-    pub(super) fn conclude(
-        mut self,
-        login: &str,
-        is_known: impl Fn(&str) -> bool,
-    ) -> (Arc<Parameters>, Option<&'static str>) {
-        if !self.prepared.iter().all(|name| is_known(name)) {
-            self.pin = self.pin.or(Some("sql_prepare"));
-        }
+    /// `login` is the user that the upstream logged in as.
+    pub(super) fn conclude(self, login: &str) -> (Arc<Parameters>, Option<&'static str>) {
         let pin = match self.user {
             _ if self.failed => Some("unknown"),
             Some(user) if user == login => self.pin,
@@ -306,8 +364,9 @@ mod tests {
     }
 
     #[test]
-    fn the_application_name_is_no_dialect() {
-        assert_eq!(parameters(&[("application_name", "x")]).dialect(), 0);
+    fn what_changes_no_meaning_is_no_dialect() {
+        let plain = [("application_name", "x"), ("work_mem", "3MB")];
+        assert_eq!(parameters(&plain).dialect(), 0);
         assert_ne!(parameters(&[("search_path", "x")]).dialect(), 0);
     }
 

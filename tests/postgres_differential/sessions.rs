@@ -42,21 +42,16 @@ async fn on_both(place: &Place, client: &mut Client, text: &str) -> Vec<(String,
 }
 
 #[tokio::test]
-async fn statements_prepared_by_sql_follow_their_client() {
+async fn statements_prepared_by_sql_are_their_clients_own() {
     let Some(place) = Place::open("by_sql").await else {
         return;
     };
     let (mut client, mut other) = (place.gateway.client().await, place.gateway.client().await);
     client.must("prepare \"P 1\" (int) as select $1 + 1").await;
     other.must("prepare \"P 1\" as select 'other'").await;
-    for (types, rows) in on_both(&place, &mut client, "execute \"P 1\" (41)").await {
-        assert_eq!(
-            (types.as_str(), &rows[..]),
-            ("TDCZI", &["42".to_owned()][..])
-        );
-    }
-    for (_, rows) in on_both(&place, &mut other, "execute \"P 1\"").await {
-        assert_eq!(rows, ["other"]);
+    for _ in 0..2 {
+        assert_eq!(client.must("execute \"P 1\" (41)").await, ["42"]);
+        assert_eq!(other.must("execute \"P 1\"").await, ["other"]);
     }
     // By protocol too, and in the list.
     client
@@ -72,25 +67,210 @@ async fn statements_prepared_by_sql_follow_their_client() {
         client.query("prepare \"P 1\" as select 1").await.0,
         "42P05EZI"
     );
+    // Without statements the upstream may go, and nobody else finds them.
     client.must("deallocate \"P 1\"").await;
+    assert_eq!(client.query("execute \"P 1\" (41)").await.0, "26000EZI");
+    drop(other);
+    place.gateway.settle().await;
+    for (types, rows) in on_both(&place, &mut client, list).await {
+        assert_eq!((types.as_str(), rows.len()), ("TCZI", 0));
+    }
+    place.close().await;
+}
+
+#[tokio::test]
+async fn statements_prepared_by_sql_follow_their_client() {
+    let Some(place) = Place::open("sql_moves").await else {
+        return;
+    };
+    let (mut client, mut other) = (place.gateway.client().await, place.gateway.client().await);
+    client.must("prepare \"P 1\" (int) as select $1 + 1").await;
+    other.must("prepare \"P 1\" as select 'other'").await;
+    for _ in 0..2 {
+        for (_, rows) in on_both(&place, &mut client, "execute \"P 1\" (41)").await {
+            assert_eq!(rows, ["42"]);
+        }
+        for (_, rows) in on_both(&place, &mut other, "execute \"P 1\"").await {
+            assert_eq!(rows, ["other"]);
+        }
+    }
+    let list = "select name || statement from pg_prepared_statements";
+    for (_, rows) in on_both(&place, &mut client, list).await {
+        assert_eq!(rows, ["P 1prepare \"P 1\" (int) as select $1 + 1"]);
+    }
+    // In a transaction that has failed, on whichever upstream, and by protocol.
+    let occupied = place.occupy().await;
+    assert_eq!(client.query("begin; select 1/0").await.0, "C22012EZE");
+    assert_eq!(client.must("rollback; execute \"P 1\" (1)").await, ["2"]);
+    drop(occupied);
+    client.must("select 1").await;
+    client
+        .send(&[bind("", "P 1", &["1"]), execute("", 0), sync()].concat())
+        .await;
+    assert_eq!(client.unit().await.1, ["2"]);
+    assert_eq!(place.gateway.service.fleet().snapshot()[0].leased, 0);
+    // Where the parameters are others than when it was prepared, it stays.
+    client.must("set search_path = s1").await;
+    assert_eq!(client.must("execute \"P 1\" (2)").await, ["3"]);
+    assert_eq!(place.gateway.service.fleet().snapshot()[0].leased, 1);
+    client.must("deallocate \"P 1\"").await;
+    place.gateway.settle().await;
     for (types, _) in on_both(&place, &mut client, "execute \"P 1\" (41)").await {
         assert_eq!(types, "26000EZI");
     }
     assert_eq!(other.must("execute \"P 1\"").await, ["other"]);
     // What was prepared in a transaction that fails is prepared all the same.
-    assert_eq!(
-        other.query("begin; prepare q as select 1; selec").await.0,
-        "42601EZI"
-    );
-    assert_eq!(
-        other
-            .query("begin; prepare q as select 1; select 1/0")
-            .await
-            .0,
-        "CC22012EZE"
-    );
-    other.must("rollback").await;
-    assert_eq!(other.must("execute q").await, ["1"]);
+    let text = "begin; prepare q as select 1; select 1/0";
+    assert_eq!(client.query(text).await.0, "CC22012EZE");
+    assert_eq!(client.must("rollback; execute q").await, ["1"]);
+    place.close().await;
+}
+
+#[tokio::test]
+async fn statements_that_run_each_other_end_nobody() {
+    let Some(place) = Place::open("circle").await else {
+        return;
+    };
+    let mut client = place.gateway.client().await;
+    let circle = [parse("x", "execute y"), parse("y", "execute x"), sync()];
+    client.send(&circle.concat()).await;
+    assert_eq!(client.unit().await.0, "11ZI");
+    assert!(client.query("execute x").await.0.contains('E'));
+    client.must("select 1").await;
+    place.close().await;
+}
+
+#[tokio::test]
+async fn what_is_run_by_name_may_take_names_away() {
+    let Some(place) = Place::open("taken_away").await else {
+        return;
+    };
+    let mut client = place.gateway.client().await;
+    let prepare = [
+        parse("x", "select 'x'"),
+        parse("y", "select 'y'"),
+        parse("away", "deallocate y"),
+        sync(),
+    ];
+    client.send(&prepare.concat()).await;
+    assert_eq!(client.unit().await.0, "111ZI");
+    assert_eq!(client.must("execute y").await, ["y"]);
+    client.must("execute away").await;
+    client.send(&run("y")).await;
+    assert_eq!(client.unit().await.0, "26000EZI");
+    client.send(&run("x")).await;
+    assert_eq!(client.unit().await.1, ["x"]);
+    // An error comes where the server has it: behind what precedes it.
+    let table = "create table gone (a int)";
+    client.must(table).await;
+    client.must("prepare g as select a from gone").await;
+    client.must("drop table gone").await;
+    let unit = [
+        parse("", "execute g"),
+        bind("", "", &[]),
+        execute("", 0),
+        sync(),
+    ];
+    client.send(&unit.concat()).await;
+    assert_eq!(client.unit().await.0, "1242P01EZI");
+    place.close().await;
+}
+
+#[tokio::test]
+async fn a_unit_sees_the_names_that_it_takes_away() {
+    let Some(place) = Place::open("takes").await else {
+        return;
+    };
+    let mut client = place.gateway.client().await;
+    let away = |text: &str| [parse("", text), bind("", "", &[]), execute("", 0)].concat();
+    for (text, left) in [
+        ("deallocate a", "34"),
+        ("deallocate all", ""),
+        ("reset all", "1234"),
+    ] {
+        client.must("deallocate all").await;
+        client
+            .send(&[parse("a", "select 12"), parse("b", "select 34"), sync()].concat())
+            .await;
+        client.unit().await;
+        // Rolled back or not, the names are gone; but not if the unit fails before.
+        let fails = [bind("", "none", &[]), away(text), sync()];
+        client.send(&fails.concat()).await;
+        assert_eq!(client.unit().await.0, "26000EZI", "{text}");
+        let again = [away(text), parse("a", "select 56"), sync()].concat();
+        client.send(&again).await;
+        let said = client.unit().await.0;
+        assert_eq!(said.contains("42P05"), text == "reset all", "{said}");
+        client.send(&[run("a"), run("b")].concat()).await;
+        let rows = [client.unit().await.1, client.unit().await.1]
+            .concat()
+            .concat();
+        let found = if text == "reset all" {
+            left.to_owned()
+        } else {
+            format!("56{left}")
+        };
+        assert_eq!(rows, found, "{text}");
+    }
+    place.close().await;
+}
+
+#[tokio::test]
+async fn two_skipped_parses_leave_no_unnamed_statement() {
+    let Some(place) = Place::open("unnamed_twice").await else {
+        return;
+    };
+    let mut client = place.gateway.client().await;
+    client.must("begin").await;
+    let units = [
+        named(b'D', b'S', "none"),
+        parse("", "select 1"),
+        sync(),
+        parse("p", "select 2"),
+        parse("", "select 3"),
+        sync(),
+        bind("", "", &[]),
+        sync(),
+    ];
+    client.send(&units.concat()).await;
+    for expected in ["26000EZE", "25P02EZE", "26000EZE"] {
+        assert_eq!(client.unit().await.0, expected);
+    }
+    place.close().await;
+}
+
+#[tokio::test]
+async fn a_skipped_close_leaves_the_unnamed_statement() {
+    let Some(place) = Place::open("unnamed_closed").await else {
+        return;
+    };
+    let mut client = place.gateway.client().await;
+    client
+        .send(&[parse("", "select 'kept'"), sync()].concat())
+        .await;
+    client.unit().await;
+    let skipped = [execute("none", 0), named(b'C', b'S', ""), sync(), run("")];
+    client.send(&skipped.concat()).await;
+    assert_eq!(client.unit().await.0, "34000EZI");
+    assert_eq!(client.unit().await.1, ["kept"]);
+    place.close().await;
+}
+
+#[tokio::test]
+async fn what_cannot_be_reset_in_one_text_is_refused() {
+    let Some(place) = Place::open("reset_texts").await else {
+        return;
+    };
+    let options = [("TimeZone", "Asia/Tokyo")];
+    let mut client = Client::log_in(&place.gateway.app, &options).await.unwrap();
+    for text in ["reset TimeZone; select 1", "reset all; select 1"] {
+        assert_eq!(client.query(text).await.0, "0A000EZI", "{text}");
+    }
+    client.must("reset work_mem; select 1").await;
+    client
+        .must("set TimeZone = 'CET'; unlisten *; reset all;")
+        .await;
+    assert_eq!(client.must("show TimeZone").await, ["Asia/Tokyo"]);
     place.close().await;
 }
 
@@ -332,6 +512,12 @@ async fn what_cannot_move_pins() {
             "select count(*) from pg_locks where locktype = 'advisory' and pid = pg_backend_pid()",
             "1",
             "select pg_advisory_unlock(1)",
+        ),
+        (
+            "prepare p as select 9; set search_path = s1",
+            "execute p",
+            "9",
+            "deallocate p",
         ),
         (
             "declare c cursor with hold for select 8",

@@ -25,13 +25,21 @@ impl Session {
             Undo::Set(Box::new((name.clone(), value)), false)
         } else {
             self.note(facts);
-            Undo::Nothing
+            if facts.deallocates_all() {
+                Undo::DeallocateAll
+            } else {
+                Undo::Nothing
+            }
         };
         let Some(text) = self.restoring(change) else {
             self.exchange.expect(Reply::Query, Act::Forward, undo);
             return self.pass(frame);
         };
-        self.exchange.expect(Reply::Query, Act::Hold, Undo::Nothing);
+        let (first, undo) = match undo {
+            Undo::DeallocateAll => (undo, Undo::Nothing),
+            undo => (Undo::Nothing, undo),
+        };
+        self.exchange.expect(Reply::Query, Act::Hold, first);
         self.client.inbound.pass(frame.bytes);
         if let Some(lease) = &mut self.lease {
             let out = &mut lease.upstream.peer.out;

@@ -190,13 +190,16 @@ impl Session {
     }
 
     fn runs_what_listens(&self, facts: &Facts) -> bool {
-        let mut deeds = facts.deeds.iter().flat_map(|deeds| deeds.iter());
-        deeds.any(|(_, deed)| match deed {
+        facts.deeds().any(|deed| match deed {
             Deed::Execute(name) => {
                 let found = self.statements.find(name);
                 found.is_some_and(|statement| statement.facts.listens)
             }
-            Deed::Prepare(..) | Deed::Deallocate(_) => false,
+            Deed::Unclear => {
+                let mut all = self.statements.all();
+                all.any(|(_, statement)| statement.facts.listens)
+            }
+            Deed::Prepare | Deed::Deallocate(_) | Deed::DeallocateAll => false,
         })
     }
 }

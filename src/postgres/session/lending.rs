@@ -28,6 +28,7 @@ impl Session {
         };
         self.desk.attach(&lease.upstream.cancel);
         self.exchange.renew();
+        self.state.nameless = false;
         self.lease = Some(lease);
         Ok(())
     }
@@ -103,7 +104,7 @@ impl Session {
             let upstream = &mut lease.upstream;
             wire::query(
                 &mut upstream.peer.out,
-                &settings::audit(self.state.unlisted.iter()),
+                &settings::audit(self.state.unlisted.iter(), self.state.native),
             );
             upstream.unnamed = None;
             self.exchange
@@ -126,12 +127,15 @@ impl Session {
 
     /// Why the upstream must stay.
     pub(super) fn pin(&self) -> Option<&'static str> {
-        self.state.kept.or(self.state.pinned)
+        let names = (self.state.native && !self.statements.fits(self.wanted.dialect()))
+            .then_some(super::names::PIN);
+        self.state.kept.or(self.state.pinned).or(names)
     }
 
     /// Gives the upstream back; the caller has proven that its exchange is over.
     pub(super) async fn release(&mut self, residue: Residue) {
         if let Some(mut lease) = self.lease.take() {
+            self.state.native = false;
             // A client that reads slowly keeps the bytes, not the upstream.
             lease.upstream.peer.inbound.settle(&mut self.client.out);
             lease.upstream.status = self.exchange.status();

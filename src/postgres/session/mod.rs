@@ -12,11 +12,13 @@ mod ending;
 mod lending;
 mod local;
 mod names;
+mod native;
 mod outcomes;
 mod replies;
 mod requests;
 mod statements;
 mod told;
+mod unnamed;
 
 use std::{
     collections::BTreeSet,
@@ -123,6 +125,12 @@ struct State {
     unlisted: BTreeSet<String>,
     /// Applying parameters failed: what the server said.
     failure: Option<Box<[u8]>>,
+    /// The upstream knows the client's statements by the client's names, and messages pass as they are.
+    native: bool,
+    /// The upstream could not be given the client's names.
+    nameless: bool,
+    /// A text may have changed parameters, or what names mean, since the transaction began.
+    shifted: bool,
     /// A statement that was to be there for a text could not be prepared: what the server said.
     unloaded: Option<Box<[u8]>>,
     /// Definitions may have changed.

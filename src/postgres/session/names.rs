@@ -1,8 +1,11 @@
-//! Statements under the client's own names: what `EXECUTE name` runs on whichever upstream.
+//! Statements under the client's own names: what SQL text calls them by.
 //!
 //! By protocol a statement has a name of ours on upstreams. SQL text names it as the client does, and
-//! is not rewritten; so before such a text runs, the names in it are given on the upstream the
-//! meaning that they have for the client, and names of others are taken away.
+//! is not rewritten. So before a text that prepares, runs or lists statements by name, the client's
+//! statements are prepared on the upstream as the client calls them, and from then on its messages
+//! pass with their names as they are: the session is native there, and stays (a pin) until no
+//! statement is left. `DEALLOCATE name` alone, which drivers send for what they prepared by protocol,
+//! needs less: something that bears the name.
 
 use std::sync::Arc;
 
@@ -11,18 +14,16 @@ use crate::{
     fault::Refusal,
     postgres::{
         exchange::{Act, FAILED, Reply, Undo},
-        held::Presence,
-        prepared::Form,
         refusal,
         statement::{Deed, Facts},
         wire::{self, Frame},
     },
 };
 
-/// The statement and the portal by which others are prepared.
-const LOADER: &[u8] = b"pp?load";
+/// The statement and the portal of texts of ours.
+pub(super) const LOADER: &[u8] = b"pp?load";
 /// The messages that `run_apart` makes.
-const LOADER_REPLIES: [Reply; 5] = [
+pub(super) const LOADER_REPLIES: [Reply; 5] = [
     Reply::Parse,
     Reply::Bind,
     Reply::Execute,
@@ -31,18 +32,6 @@ const LOADER_REPLIES: [Reply; 5] = [
 ];
 /// Portals of which it is remembered what they do to statements; with more, the session is asked.
 const PORTALS_MAX: usize = 100;
-
-/// The identity of what only takes a name: no statement has it.
-const NO_STATEMENT: u64 = 0;
-
-/// How much of its meaning a name needs.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Meaning {
-    /// Its statement.
-    Whole,
-    /// Any statement.
-    Taken,
-}
 
 /// Whether a text may run.
 pub(super) enum Names {
@@ -54,176 +43,107 @@ pub(super) enum Names {
 }
 
 impl Session {
-    /// Before a text runs: its names get their meaning, in a unit of ours if none is open.
+    /// Before a text: if it needs the names of statements, the upstream comes to know them.
     pub(super) fn settle_names(&mut self, facts: &Facts) -> Names {
         match self.show_channels(facts) {
             Names::Ready => {}
             other => return other,
         }
-        // In a transaction that has failed, nothing runs and nothing can be prepared.
-        let void = self.exchange.status() == FAILED && !facts.several;
-        if void || !facts.names_statements() {
+        if !facts.needs_names() {
             return Names::Ready;
         }
         if !self.exchange.is_first_unit() {
             return Names::Wait;
         }
-        if self.exchange.is_unit_open() {
-            self.align(facts, &Act::Swallow);
+        if self.state.unloaded.take().is_some() {
+            return Names::Refused(unprepared());
+        }
+        if self.state.native && !facts.lists_statements {
             return Names::Ready;
         }
-        if facts.lists_statements && self.state.unloaded.take().is_some() {
-            let what = "a list of prepared statements of which one cannot be prepared again";
-            let refused = Refusal::Unsupported { what: what.into() };
-            return Names::Refused(refusal::error_bytes(&refused));
+        if self.exchange.status() == FAILED {
+            // Nothing can be prepared now. One statement does not run either; of several, some may.
+            return if facts.several && !self.state.native {
+                refused("a statement by name behind the end of a transaction that has failed")
+            } else {
+                Names::Ready
+            };
         }
-        let before = self.exchange.outstanding();
-        self.align(facts, &Act::Load);
-        if self.exchange.outstanding() == before {
-            return Names::Ready;
-        }
-        if let Some(lease) = &mut self.lease {
-            wire::data(&mut lease.upstream.peer.out, b'S');
-            self.exchange.expect(Reply::Sync, Act::Load, Undo::Nothing);
-        }
-        if facts.lists_statements {
+        if self.enter_names(facts.lists_statements) {
             Names::Wait
         } else {
             Names::Ready
         }
     }
 
-    /// Gives the names of a text their meaning on the upstream; the answers are not the client's.
-    fn align(&mut self, facts: &Facts, act: &Act) {
-        if facts.lists_statements {
-            self.align_all(act);
+    /// A client that has statements by SQL finds them on whichever upstream it comes to, before
+    /// anything of its own runs there; whether that must be waited for.
+    pub(super) fn bring_names(&mut self) -> bool {
+        let names = self.statements.holds_sql() && !self.state.native && !self.state.nameless;
+        if !names || !self.exchange.is_unused() {
+            return false;
         }
-        let deeds = facts.deeds.as_deref().unwrap_or_default();
-        for (_, deed) in deeds {
-            let meaning = match deed {
-                // Whether the name is taken is all that matters.
-                Deed::Prepare(..) | Deed::Deallocate(_) if deeds.len() == 1 => Meaning::Taken,
-                Deed::Prepare(..) | Deed::Deallocate(_) | Deed::Execute(_) => Meaning::Whole,
-            };
-            self.give(deed.name(), meaning, act);
+        if self.state.unloaded.take().is_some() {
+            self.state.nameless = true;
+            return false;
         }
+        self.enter_names(false)
     }
 
-    /// A text looks at the list of statements: there must be the client's and no others.
-    fn align_all(&mut self, act: &Act) {
-        let mut names: Vec<_> = self.statements.names().map(Arc::clone).collect();
-        names.sort_unstable();
+    /// Before `DEALLOCATE name` runs on an upstream that has the statement under another name, or
+    /// perhaps somebody else's under this one; whether the client has it.
+    fn lend_name(&mut self, name: &Arc<[u8]>, act: &Act) -> bool {
+        let found = self.statements.find(name).is_some();
         let Some(lease) = &mut self.lease else {
-            return;
+            return found;
         };
-        let upstream = &mut lease.upstream;
-        let foreign = upstream.statements.own.has_others(|name| {
-            let found = names.binary_search_by(|known| known.as_ref().cmp(name));
-            found.is_ok()
-        });
-        if foreign || !upstream.statements.has_none_of_ours() {
-            self.client.inbound.settle(&mut upstream.peer.out);
-            wire::run_apart(&mut upstream.peer.out, LOADER, b"DEALLOCATE ALL");
-            for reply in LOADER_REPLIES {
-                let undo = if reply == Reply::Execute {
-                    Undo::Clear
-                } else {
-                    Undo::Nothing
-                };
-                self.exchange.expect(reply, like(act), undo);
-            }
-            upstream.statements.clear(true);
+        if found || lease.upstream.statements.may_know(name) {
+            lease.upstream.statements.close_named(name);
+            let out = &mut lease.upstream.peer.out;
+            self.client.inbound.settle(out);
+            wire::close_statement(out, name);
+            self.exchange.expect(Reply::Close, like(act), Undo::Nothing);
         }
-        for name in &names {
-            self.align_name(name, act);
+        if found {
+            wire::parse_with_name(&mut lease.upstream.peer.out, name, &[0; 3]);
+            self.exchange.expect(Reply::Parse, like(act), Undo::Lent);
         }
+        found
     }
 
-    /// Gives one name its meaning on the upstream.
-    pub(super) fn align_name(&mut self, name: &Arc<[u8]>, act: &Act) {
-        self.give(name, Meaning::Whole, act);
-    }
-
-    fn give(&mut self, name: &Arc<[u8]>, meaning: Meaning, act: &Act) {
-        let Some(lease) = &mut self.lease else {
-            return;
-        };
-        let (out, statements) = (&mut lease.upstream.peer.out, &mut lease.upstream.statements);
-        let wanted = self.statements.find(name);
-        let id = wanted.map(|statement| statement.id);
-        let unit = self.exchange.unit();
-        let presence = statements.own.presence(name, id, unit);
-        if presence == Presence::Here {
-            return;
+    /// A simple query that only takes one name away.
+    pub(super) fn deallocate(&mut self, frame: Frame, name: &Arc<[u8]>) -> Step {
+        if self.state.native || self.exchange.status() == FAILED {
+            return self.forward(frame, Reply::Query);
         }
-        self.client.inbound.settle(out);
-        let max = self.service.settings.upstream_statements_max;
-        let taken = id
-            .filter(|_| meaning == Meaning::Taken)
-            .map(|_| NO_STATEMENT);
-        let other = statements.own.sent(name, taken.or(id), unit, max);
-        let doubtful = (presence == Presence::Doubtful).then_some(name);
-        for closed in other.iter().chain(doubtful) {
-            wire::close_statement(out, closed);
-            let undo = Undo::Own(Arc::clone(closed));
-            self.exchange.expect(Reply::Close, like(act), undo);
+        let before = self.exchange.outstanding();
+        self.lend_name(name, &Act::Load);
+        if self.exchange.outstanding() > before
+            && let Some(lease) = &mut self.lease
+        {
+            wire::data(&mut lease.upstream.peer.out, b'S');
+            self.exchange.expect(Reply::Sync, Act::Load, Undo::Nothing);
         }
-        let undo = || Undo::Own(Arc::clone(name));
-        match wanted.map(|statement| (statement.form, &statement.rest)) {
-            None => {}
-            Some(_) if taken.is_some() => {
-                wire::parse_with_name(out, name, &[0; 3]);
-                self.exchange.expect(Reply::Parse, like(act), undo());
-            }
-            Some((Form::Protocol, rest)) => {
-                wire::parse_with_name(out, name, rest);
-                self.exchange.expect(Reply::Parse, like(act), undo());
-            }
-            Some((Form::Sql, text)) => {
-                wire::run_apart(out, LOADER, text);
-                for reply in LOADER_REPLIES {
-                    let undo = if reply == Reply::Execute {
-                        undo()
-                    } else {
-                        Undo::Nothing
-                    };
-                    self.exchange.expect(reply, like(act), undo);
-                }
-            }
-        }
-    }
-
-    /// Whether the client may prepare what a text prepares.
-    ///
-    /// # Errors
-    /// A refusal that says how many it may.
-    pub(super) fn room_for(&self, facts: &Facts) -> Result<(), Refusal> {
-        let mut deeds = facts.deeds.iter().flat_map(|deeds| deeds.iter());
-        let fits = deeds.all(|(_, deed)| match deed {
-            Deed::Prepare(_, text) => self.has_room(text.len()),
-            Deed::Execute(_) | Deed::Deallocate(_) => true,
-        });
-        if fits {
-            return Ok(());
-        }
-        let what = format!(
-            "more than {} prepared statements of one client",
-            self.service.settings.statements_max
-        );
-        Err(Refusal::Unsupported { what })
+        let undo = Undo::Deallocate(Arc::clone(name));
+        self.exchange.expect(Reply::Query, Act::Forward, undo);
+        self.pass(frame)
     }
 
     /// What is run by name does what its own text does.
     pub(super) fn note_names(&mut self, facts: &Facts) {
-        for (_, deed) in facts.deeds.iter().flat_map(|deeds| deeds.iter()) {
-            let Deed::Execute(name) = deed else {
-                continue;
-            };
-            match self.statements.find(name).map(Arc::clone) {
-                Some(statement) if statement.facts != *facts => self.note(&statement.facts),
-                Some(_) => {}
-                // A function may have prepared it.
-                None => self.state.suspect = true,
+        for deed in facts.deeds() {
+            match deed {
+                Deed::Execute(name) => match self.statements.find(name).map(Arc::clone) {
+                    // What runs others in turn is not followed any further.
+                    Some(statement) if statement.facts.deeds.is_some() => self.keep(PIN),
+                    Some(statement) => self.note(&statement.facts),
+                    // What it is, only the server knows, if anybody does.
+                    None => self.state.suspect = true,
+                },
+                Deed::Prepare | Deed::Unclear => self.state.suspect = true,
+                Deed::Deallocate(_) | Deed::DeallocateAll => {
+                    self.state.suspect |= self.state.native;
+                }
             }
         }
     }
@@ -255,26 +175,75 @@ impl Session {
         let Some(facts) = found.map(|(_, facts)| facts.clone()) else {
             return self.forward(frame, Reply::Execute);
         };
-        let undo = facts
-            .deeds
-            .map_or(Undo::Nothing, |deeds| Undo::Deeds(deeds, 0));
+        let Some(undo) = self.take_names(&facts) else {
+            return Step::Wait;
+        };
         self.exchange.expect(Reply::Execute, Act::Forward, undo);
         self.client.inbound.pass(frame.bytes);
         let restore = facts.change.and_then(|change| self.restoring(&change));
-        if let (Some(text), Some(lease)) = (restore, &mut self.lease) {
+        if let Some(text) = restore {
+            self.run_apart(text.as_bytes());
+        }
+        Step::Done
+    }
+
+    /// An Execute of such a text is about to be sent: what it takes away is gone for the messages that
+    /// follow; what is to be put back if it is not carried out. `None` if answers must come first.
+    fn take_names(&mut self, facts: &Facts) -> Option<Undo> {
+        if self.state.native || self.exchange.status() == FAILED {
+            return Some(Undo::Nothing);
+        }
+        if facts.deallocates_all() {
+            if !self.exchange.is_first_unit() {
+                return None;
+            }
+            if let Some(lease) = &mut self.lease {
+                lease.upstream.statements.clear(false);
+            }
+            return Some(Undo::TakeAll(Box::new(self.statements.take_named())));
+        }
+        let Some(name) = facts.deallocates() else {
+            return Some(Undo::Nothing);
+        };
+        if !self.exchange.is_first_unit() {
+            return None;
+        }
+        self.lend_name(name, &Act::Swallow);
+        Some(match self.statements.remove(name) {
+            Some(statement) => Undo::Take(Arc::clone(name), statement),
+            None => Undo::Nothing,
+        })
+    }
+
+    /// Runs a text of ours in the client's unit.
+    fn run_apart(&mut self, text: &[u8]) {
+        if let Some(lease) = &mut self.lease {
             let out = &mut lease.upstream.peer.out;
             self.client.inbound.settle(out);
-            wire::run_apart(out, LOADER, text.as_bytes());
+            wire::run_apart(out, LOADER, text);
             for reply in LOADER_REPLIES {
                 self.exchange.expect(reply, Act::Swallow, Undo::Nothing);
             }
         }
-        Step::Done
     }
 }
 
+/// Why a session stays where its names are.
+pub(super) const PIN: &str = "sql_prepare";
+
+fn refused(what: &str) -> Names {
+    let refusal = Refusal::Unsupported { what: what.into() };
+    Names::Refused(refusal::error_bytes(&refusal))
+}
+
+/// The upstream could not be given the client's statements.
+pub(super) fn unprepared() -> Box<[u8]> {
+    let what = "statements by name, of which one cannot be prepared any more".into();
+    refusal::error_bytes(&Refusal::Unsupported { what })
+}
+
 /// Acts are not copied, as some own bytes; these do not.
-fn like(act: &Act) -> Act {
+pub(super) fn like(act: &Act) -> Act {
     match act {
         Act::Load => Act::Load,
         _ => Act::Swallow,

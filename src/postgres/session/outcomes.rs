@@ -8,7 +8,6 @@ use crate::postgres::{
     exchange::{Exchange, Expect, IDLE, SETTLED, Undo},
     prepared::ClientStatements,
     refusal,
-    statement::Deed,
     upstream::Upstream,
     wire,
 };
@@ -20,12 +19,9 @@ impl Session {
             return;
         };
         match undo {
-            Undo::Deeds(deeds, done) => {
-                let (deeds, number) = (Arc::clone(deeds), *done);
-                *done += 1;
-                for (_, deed) in deeds.iter().filter(|(at, _)| *at == number) {
-                    self.done(deed);
-                }
+            Undo::Deallocate(name) => {
+                let name = Arc::clone(name);
+                self.statements.remove(&name);
             }
             Undo::Set(_, done) => *done = true,
             Undo::Nothing
@@ -35,34 +31,12 @@ impl Session {
             | Undo::Close { .. }
             | Undo::Unnamed { .. }
             | Undo::Use(..)
-            | Undo::Own(_)
-            | Undo::CloseUnnamed(_)
-            | Undo::Clear => {}
-        }
-    }
-
-    fn done(&mut self, deed: &Deed) {
-        let Some(lease) = &mut self.lease else {
-            return;
-        };
-        let own = &mut lease.upstream.statements.own;
-        match deed {
-            Deed::Prepare(name, text) => {
-                // Parameters that are in doubt may have given the text another meaning.
-                let dialect = if self.state.suspect {
-                    self.seat.id().wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1
-                } else {
-                    self.wanted.dialect()
-                };
-                let statement = self.tenancy.catalogue.find_sql(dialect, text);
-                own.set(name, Some(statement.id));
-                self.statements.insert(name, statement, SETTLED);
-            }
-            Deed::Execute(_) => {}
-            Deed::Deallocate(name) => {
-                self.statements.remove(name);
-                own.set(name, None);
-            }
+            | Undo::Native
+            | Undo::Lent
+            | Undo::Take(..)
+            | Undo::TakeAll(_)
+            | Undo::DeallocateAll
+            | Undo::CloseUnnamed(_) => {}
         }
     }
 
@@ -112,19 +86,9 @@ impl Session {
     }
 }
 
-/// An error in the client's words, where the upstream's differ: names of statements, and why a
-/// statement that was to be there is not.
-pub(super) fn reworded(
-    exchange: &Exchange,
-    unloaded: &mut Option<Box<[u8]>>,
-    whole: &[u8],
-) -> Option<Box<[u8]>> {
+/// An error in the client's words, where the upstream's differ: names of statements.
+pub(super) fn reworded(exchange: &Exchange, whole: &[u8]) -> Option<Box<[u8]>> {
     let body = whole.get(wire::HEADER_BYTES..).unwrap_or_default();
-    if refusal::is_unknown_statement(body)
-        && let Some(cause) = unloaded.take()
-    {
-        return Some(cause);
-    }
     let Some(Undo::Use(id, name)) = exchange.undo() else {
         return None;
     };
@@ -147,14 +111,17 @@ pub(super) fn plain(exchange: &mut Exchange, upstream: &mut Upstream, tag: u8, f
                 upstream.statements.proven(statement.id);
             }
             Undo::Load(id) => upstream.statements.proven(id),
-            Undo::Own(name) => upstream.statements.own.proven(&name),
             Undo::Prepare { sent: false, .. }
             | Undo::Nothing
             | Undo::Evict(_)
             | Undo::Close { .. }
             | Undo::Unnamed { .. }
-            | Undo::Deeds(..)
-            | Undo::Clear
+            | Undo::Native
+            | Undo::Lent
+            | Undo::Take(..)
+            | Undo::TakeAll(_)
+            | Undo::Deallocate(_)
+            | Undo::DeallocateAll
             | Undo::CloseUnnamed(_)
             | Undo::Set(..)
             | Undo::Use(..) => {}
@@ -167,10 +134,19 @@ pub(super) fn plain(exchange: &mut Exchange, upstream: &mut Upstream, tag: u8, f
 /// Takes back what a message that was never carried out had noted.
 pub(super) fn undo(expect: Expect, statements: &mut ClientStatements, upstream: &mut Upstream) {
     match expect.undo {
-        Undo::Nothing | Undo::Use(..) | Undo::Deeds(..) | Undo::Set(..) => {}
-        Undo::Own(name) => upstream.statements.own.doubt(&name),
+        Undo::Nothing
+        | Undo::Use(..)
+        | Undo::Set(..)
+        | Undo::Deallocate(_)
+        | Undo::DeallocateAll => {}
+        // What was lent may stand there for good.
+        Undo::Native | Undo::Lent => upstream.statements.clear(false),
+        Undo::Take(name, statement) => {
+            statements.insert(&name, statement, SETTLED);
+            upstream.statements.clear(false);
+        }
+        Undo::TakeAll(names) => statements.restore_named(*names),
         Undo::CloseUnnamed(before) => statements.restore_unnamed(before.map(|before| *before)),
-        Undo::Clear => upstream.statements.clear(false),
         Undo::Prepare {
             name,
             statement,

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::{
     Run, Session, Stop,
+    names::PIN,
     outcomes::{plain, reworded, undo},
 };
 use crate::{
@@ -166,10 +167,16 @@ impl Session {
             .body(upstream.peer.inbound.unseen())
             .unwrap_or_default();
         let ours = matches!(self.exchange.act(), Act::Swallow | Act::Load);
-        if !ours && matches!(body, b"DISCARD ALL\0" | b"DEALLOCATE ALL\0") {
-            self.statements.clear();
+        // By Execute, they were given up when it was sent.
+        let by_query = matches!(self.exchange.undo(), Some(Undo::DeallocateAll));
+        if !ours && by_query && matches!(body, b"DISCARD ALL\0" | b"DEALLOCATE ALL\0") {
+            drop(self.statements.take_named());
             upstream.statements.clear(self.exchange.outstanding() <= 1);
-            upstream.unnamed = None;
+        } else if matches!(self.exchange.undo(), Some(Undo::TakeAll(_))) {
+            // What was prepared since is held, and nothing else is there.
+            upstream.statements.be_sure();
+        } else if !ours && matches!(body, b"DISCARD ALL\0" | b"DEALLOCATE ALL\0") {
+            upstream.statements.clear(false);
         }
         let listens = body == b"LISTEN\0" && self.state.kept.is_none();
         self.state.listened |= listens;
@@ -212,7 +219,7 @@ impl Session {
             }
             Act::Restore => Fate::Drop,
             Act::Forward | Act::Swallow | Act::Say(_) | Act::Hold => {
-                said = reworded(&self.exchange, &mut self.state.unloaded, whole);
+                said = reworded(&self.exchange, whole);
                 if said.is_some() {
                     Fate::Drop
                 } else {
@@ -228,6 +235,10 @@ impl Session {
             upstream.peer.inbound.settle(&mut self.client.out);
             self.client.out.extend_from_slice(&said);
         }
+        if !unknown && matches!(self.exchange.undo(), Some(Undo::Deallocate(_))) {
+            // What bears the name for it is still there.
+            upstream.statements.clear(false);
+        }
         let mut void = self.exchange.failed();
         if unknown && let Some(Undo::Use(id, _)) = void.last().map(|failed| &failed.undo) {
             upstream.statements.doubt(*id);
@@ -239,6 +250,7 @@ impl Session {
             *before = None;
         }
         for expect in void {
+            self.state.native &= !matches!(expect.undo, Undo::Native);
             undo(expect, &mut self.statements, upstream);
         }
         fate
@@ -258,9 +270,10 @@ impl Session {
         }
         if status == IDLE && self.exchange.is_quiet() {
             self.portals.clear();
+            state.shifted &= state.suspect;
         }
         let ended = ended.map(|expect| {
-            if !matches!(expect.act, Act::Load | Act::Settings) {
+            if !matches!(expect.act, Act::Load | Act::Settings | Act::Audit) {
                 self.state.unloaded = None;
             }
             if let Undo::Set(pair, true) = expect.undo {
@@ -294,10 +307,14 @@ impl Session {
             return;
         };
         self.state.suspect = false;
-        let own = &lease.upstream.statements.own;
         let mut findings = std::mem::take(&mut self.state.findings);
         let channels = findings.take_channels();
-        let (found, pin) = findings.conclude(&self.login, |name| own.has(name.as_bytes()));
+        let prepared = findings.take_prepared();
+        let strange = findings.take_strange();
+        let known = &lease.upstream.statements;
+        let stays = strange.iter().any(|name| !known.may_know(name.as_bytes()));
+        let (found, pin) = findings.conclude(&self.login);
+        let pin = pin.or(stays.then_some(PIN));
         lease.upstream.known = Arc::clone(&found);
         let pin = match pin {
             Some("unknown") => pin,
@@ -309,6 +326,12 @@ impl Session {
         self.state.pinned = pin;
         // What the client set counts; what it reset goes back to what it began with.
         self.wanted = demanded(self.role, self.startup.overlaid(found.iter()));
+        if self.state.native
+            && let Some(prepared) = prepared
+        {
+            self.adopt(prepared);
+        }
+        self.state.shifted = false;
         if let Some(name) = self.wanted.find("application_name") {
             self.seat.set_label(name);
         }

@@ -90,6 +90,10 @@ impl Session {
                 }
                 self.apply_parameters();
             }
+            let naming = self.state.native && self.exchange.is_loading();
+            if naming || self.bring_names() {
+                return Ok(Need::Replies);
+            }
             match self.request(frame)? {
                 Step::Done => {}
                 Step::Incomplete => return Ok(Need::Input),
@@ -228,7 +232,8 @@ impl Session {
             return Err(malformed("invalid Query message"));
         };
         let facts = scan(text);
-        if facts.names_statements() && !self.exchange.is_first_unit() {
+        let names = facts.needs_names() || facts.deallocates().is_some();
+        if names && !self.exchange.is_first_unit() {
             return Ok(Step::Wait);
         }
         self.statements.forget_unnamed();
@@ -247,9 +252,14 @@ impl Session {
             return Ok(self.change(frame, &facts, change));
         }
         self.note(&facts);
-        let undo = facts
-            .deeds
-            .map_or(Undo::Nothing, |deeds| Undo::Deeds(deeds, 0));
+        if let Some(name) = facts.deallocates() {
+            return Ok(self.deallocate(frame, name));
+        }
+        let undo = if facts.deallocates_all() {
+            Undo::DeallocateAll
+        } else {
+            Undo::Nothing
+        };
         self.exchange.expect(Reply::Query, Act::Forward, undo);
         Ok(self.pass(frame))
     }
@@ -293,11 +303,20 @@ impl Session {
             let what = "to name a statement that polypool has prepared".into();
             return Err(Refusal::NotPermitted { what });
         }
-        if facts.names_statements() && tag == b'Q' && self.exchange.is_unit_open() {
+        let names = facts.needs_names() || facts.deallocates().is_some();
+        if names && tag == b'Q' && self.exchange.is_unit_open() && !self.state.native {
             let what = "a statement by name while messages before it have no Sync".into();
             return Err(Refusal::Unsupported { what });
         }
-        self.room_for(facts)?;
+        let own = |name: &String| match name.as_str() {
+            "all" => self.startup.iter().next().is_some(),
+            name => self.startup.find(name).is_some(),
+        };
+        if facts.resets.iter().any(own) {
+            let what =
+                "to reset a parameter that the connection began with, and go on in the same text";
+            return Err(Refusal::Unsupported { what: what.into() });
+        }
         let alone = self.exchange.is_quiet() && self.pin().is_none();
         if facts.recalls_sequence && !facts.advances_sequence && alone {
             let what = "currval or lastval outside of the transaction that advanced the sequence";
@@ -308,14 +327,10 @@ impl Session {
 
     /// Takes note of what a statement may do to the session.
     pub(super) fn note(&mut self, facts: &Facts) {
-        let state = &mut self.state;
-        state.unlisted.extend(facts.parameters.iter().cloned());
-        let too_many = state.unlisted.len() > UNLISTED_MAX;
-        if let Some(reason) = facts.sticks.or(too_many.then_some("parameters"))
-            && self.state.kept.is_none()
-        {
-            self.state.kept = Some(reason);
-            self.service.meters().pinned(reason);
+        self.state.unlisted.extend(facts.parameters.iter().cloned());
+        let too_many = self.state.unlisted.len() > UNLISTED_MAX;
+        if let Some(reason) = facts.sticks.or(too_many.then_some("parameters")) {
+            self.keep(reason);
         }
         let pinned = self.state.pinned.is_some();
         if facts.notifies {
@@ -325,8 +340,17 @@ impl Session {
             self.state.suspect = true;
         }
         self.note_names(facts);
+        self.state.shifted |= facts.shifts;
         self.state.suspect |= facts.touches_session || pinned && facts.may_clean;
         self.state.defines |= facts.defines;
+    }
+
+    /// The upstream stays until the client leaves.
+    pub(super) fn keep(&mut self, reason: &'static str) {
+        if self.state.kept.is_none() {
+            self.state.kept = Some(reason);
+            self.service.meters().pinned(reason);
+        }
     }
 
     /// In the place of a message that the client may not send: one that fails.

@@ -7,7 +7,7 @@ use bytes::BytesMut;
 
 use super::{
     Run, Session, Stop,
-    names::Names,
+    names::{Names, unprepared},
     requests::{Step, malformed},
 };
 use crate::postgres::{
@@ -15,7 +15,7 @@ use crate::postgres::{
     held::Presence,
     prepared::{Form, NAME_PREFIX, Statement, upstream_name},
     refusal,
-    statement::{Facts, scan},
+    statement::scan,
     upstream::Upstream,
     wire::{self, Frame},
 };
@@ -52,6 +52,9 @@ impl Session {
         if !self.is_sure(&name, Absence::Usual) {
             return Ok(Step::Wait);
         }
+        if self.state.native {
+            return Ok(self.parse_natively(frame, &name));
+        }
         if self.statements.find(&name).is_some() {
             return Ok(self.parse_again(frame, &name));
         }
@@ -68,6 +71,9 @@ impl Session {
             Names::Ready => {}
             Names::Wait => return Ok(Step::Wait),
             Names::Refused(said) => return Ok(self.refuse_message(frame, said)),
+        }
+        if self.state.native {
+            return Ok(self.parse_natively(frame, &name));
         }
         let unit = self.exchange.unit();
         self.statements.insert(&name, Arc::clone(&statement), unit);
@@ -92,39 +98,6 @@ impl Session {
             self.exchange.begin_unit();
         }
         Ok(Step::Done)
-    }
-
-    fn parse_unnamed(&mut self, frame: Frame, facts: Facts) -> Step {
-        if facts.names_statements() && !self.exchange.is_first_unit() {
-            return Step::Wait;
-        }
-        if let Err(refused) = self.permit(&facts, b'P') {
-            return self.refuse_message(frame, refusal::error_bytes(&refused));
-        }
-        match self.settle_names(&facts) {
-            Names::Ready => {}
-            Names::Wait => return Step::Wait,
-            Names::Refused(said) => return self.refuse_message(frame, said),
-        }
-        let parse = frame
-            .body(self.client.inbound.unseen())
-            .and_then(wire::parse);
-        let rest = parse.map_or(&[0; 3][..], |parse| parse.rest);
-        // Skipped after an error, it leaves the one before as it was.
-        let open = self.exchange.is_unit_open();
-        let before = open.then(|| self.statements.take_unnamed()).flatten();
-        let unit = self.exchange.unit();
-        let serial = self.statements.set_unnamed(rest, facts, unit);
-        if let Some(lease) = &mut self.lease {
-            lease.upstream.unnamed = Some((self.seat.id(), serial));
-        }
-        let undo = Undo::Unnamed {
-            serial,
-            own: true,
-            before: before.map(Box::new),
-        };
-        self.exchange.expect(Reply::Parse, Act::Forward, undo);
-        self.pass(frame)
     }
 
     /// A Parse of a name that is taken: the server says so only once it has looked at the text.
@@ -154,6 +127,12 @@ impl Session {
 
     /// Whether what a name means cannot change any more by an earlier unit's failure.
     fn is_sure(&self, name: &[u8], absence: Absence) -> bool {
+        if self.state.native {
+            return true;
+        }
+        if self.exchange.takes_names() {
+            return false;
+        }
         match (self.statements.unit_of(name), absence) {
             (Some(unit), _) => self.exchange.is_settled(unit),
             (None, Absence::Usual) => !self.exchange.has_open_closes(),
@@ -191,43 +170,6 @@ impl Session {
             .expect(Reply::Parse, Act::Swallow, Undo::Load(statement.id));
     }
 
-    /// A Bind or Describe of the unnamed statement: makes sure that it is the client's own.
-    fn use_unnamed(&mut self, frame: Frame, reply: Reply) -> Step {
-        let Some(unnamed) = self.statements.unnamed() else {
-            return self.refuse_run(frame, refusal::unknown_statement(b""));
-        };
-        // Where its Parse fails, the upstream may still have somebody else's.
-        if !self.exchange.is_settled(unnamed.unit) {
-            return Step::Wait;
-        }
-        let serial = unnamed.serial;
-        let facts = unnamed.facts.clone();
-        match self.settle_names(&facts) {
-            Names::Ready => {}
-            Names::Wait => return Step::Wait,
-            Names::Refused(said) => return self.refuse_run(frame, said),
-        }
-        let (Some(lease), Some(unnamed)) = (&mut self.lease, self.statements.unnamed()) else {
-            return Step::Done;
-        };
-        let upstream = &mut lease.upstream;
-        let mine = Some((self.seat.id(), serial));
-        if upstream.unnamed != mine {
-            self.client.inbound.settle(&mut upstream.peer.out);
-            wire::parse_with_name(&mut upstream.peer.out, b"", &unnamed.rest);
-            upstream.unnamed = mine;
-            self.statements.resend_unnamed(self.exchange.unit());
-            let undo = Undo::Unnamed {
-                serial,
-                own: false,
-                before: None,
-            };
-            self.exchange.expect(Reply::Parse, Act::Swallow, undo);
-        }
-        self.note(&facts);
-        self.forward(frame, reply)
-    }
-
     pub(super) fn bind(&mut self, frame: Frame) -> Result<Step, Stop> {
         let unseen = self.client.inbound.unseen();
         let there = unseen.get(wire::HEADER_BYTES..frame.bytes.min(unseen.len()));
@@ -247,6 +189,10 @@ impl Session {
         if !self.is_sure(bind.statement, Absence::Strange) {
             return Ok(Step::Wait);
         }
+        if self.state.native {
+            let (portal, name) = (bind.portal.to_vec(), bind.statement.to_vec());
+            return Ok(self.bind_natively(frame, &portal, &name));
+        }
         let head = wire::HEADER_BYTES + bind.names_bytes();
         let tail = frame
             .bytes
@@ -257,26 +203,26 @@ impl Session {
         else {
             if !bind.statement.starts_with(NAME_PREFIX.as_bytes()) {
                 // The upstream does not know it either, and says so as it should be said.
-                let name = bind.statement.into();
-                self.align_name(&name, &Act::Swallow);
+                let strange = bind.statement.to_vec();
+                self.forget_strange(&strange);
                 return Ok(self.forward(frame, Reply::Bind));
             }
             let said = refusal::unknown_statement(bind.statement);
             return Ok(self.refuse_run(frame, said));
         };
-        let portal = bind.portal.to_vec();
         if statement.form == Form::Sql {
-            self.align_name(&name, &Act::Swallow);
-            self.open_portal(&portal, &Facts::default());
-            self.note(&statement.facts);
-            return Ok(self.forward(frame, Reply::Bind));
+            return Ok(self.refuse_run(frame, unprepared()));
         }
+        let portal = bind.portal.to_vec();
         match self.settle_names(&statement.facts) {
             Names::Ready => {}
             Names::Wait => return Ok(Step::Wait),
             Names::Refused(said) => return Ok(self.refuse_run(frame, said)),
         }
         self.open_portal(&portal, &statement.facts);
+        if self.state.native {
+            return Ok(self.bind_natively(frame, &portal, &name));
+        }
         self.load(&statement);
         self.note(&statement.facts);
         let Some(lease) = &mut self.lease else {
@@ -295,21 +241,8 @@ impl Session {
         Ok(Step::Done)
     }
 
-    fn bind_unnamed(&mut self, frame: Frame, portal: &[u8]) -> Step {
-        let step = self.use_unnamed(frame, Reply::Bind);
-        let matters = |facts: &Facts| facts.deeds.is_some() || facts.change.is_some();
-        let unnamed = self.statements.unnamed().map(|held| &held.facts);
-        // On the usual way, nothing is copied.
-        if matches!(step, Step::Done) && (!self.portals.is_empty() || unnamed.is_some_and(matters))
-        {
-            let facts = unnamed.cloned().unwrap_or_default();
-            self.open_portal(portal, &facts);
-        }
-        step
-    }
-
     /// As [`Self::refuse_message`], for a message of which the rest may still be to come.
-    fn refuse_run(&mut self, frame: Frame, said: Box<[u8]>) -> Step {
+    pub(super) fn refuse_run(&mut self, frame: Frame, said: Box<[u8]>) -> Step {
         self.refuse_message(Frame { bytes: 0, ..frame }, said);
         self.request = Run {
             left: frame.bytes,
@@ -336,6 +269,9 @@ impl Session {
             if reply == Reply::Describe {
                 return Ok(self.use_unnamed(frame, reply));
             }
+            if !self.is_unnamed_sure() {
+                return Ok(Step::Wait);
+            }
             let before = self.statements.take_unnamed().map(Box::new);
             self.exchange
                 .expect(reply, Act::Forward, Undo::CloseUnnamed(before));
@@ -344,6 +280,10 @@ impl Session {
         let name: Box<[u8]> = name.into();
         if !self.is_sure(&name, Absence::Strange) {
             return Ok(Step::Wait);
+        }
+        if self.state.native {
+            self.state.suspect |= reply == Reply::Close && self.statements.remove(&name).is_some();
+            return Ok(self.forward(frame, reply));
         }
         if reply == Reply::Describe {
             return Ok(self.describe(frame, &name));
@@ -368,19 +308,21 @@ impl Session {
         let Some((name, statement)) = found.map(|(name, found)| (name.clone(), found.clone()))
         else {
             if !name.starts_with(NAME_PREFIX.as_bytes()) {
-                self.align_name(&name.into(), &Act::Swallow);
+                self.forget_strange(name);
                 return self.forward(frame, Reply::Describe);
             }
             return self.refuse_message(frame, refusal::unknown_statement(name));
         };
         if statement.form == Form::Sql {
-            self.align_name(&name, &Act::Swallow);
-            return self.forward(frame, Reply::Describe);
+            return self.refuse_message(frame, unprepared());
         }
         match self.settle_names(&statement.facts) {
             Names::Ready => {}
             Names::Wait => return Step::Wait,
             Names::Refused(said) => return self.refuse_message(frame, said),
+        }
+        if self.state.native {
+            return self.forward(frame, Reply::Describe);
         }
         self.load(&statement);
         let Some(lease) = &mut self.lease else {

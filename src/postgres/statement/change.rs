@@ -31,7 +31,28 @@ const SPECIAL: [&str; 7] = [
 
 /// Reads a text of one statement; `None` if it is no plain change.
 pub(super) fn read(text: &[u8]) -> Option<Change> {
-    let pieces = Reader::of(text).statement()?;
+    read_one(&Reader::of(text).statement()?)
+}
+
+/// The parameters that are reset in a text before its last statement; `all` stands for all.
+pub(super) fn resets(text: &[u8]) -> Vec<String> {
+    let (mut found, mut last) = (Vec::new(), None);
+    let mut reader = Reader::of(text);
+    while let Some(pieces) = reader.statement() {
+        if pieces.is_empty() {
+            continue;
+        }
+        found.extend(last.take());
+        last = match read_one(&pieces) {
+            Some(Change::Reset(name) | Change::ResetLocal(name)) => Some(name),
+            Some(Change::ResetAll) => Some("all".into()),
+            Some(Change::Set(..)) | None => None,
+        };
+    }
+    found
+}
+
+fn read_one(pieces: &[Piece<'_>]) -> Option<Change> {
     let (first, rest) = pieces.split_first()?;
     let all = |rest: &[Piece<'_>]| matches!(rest, [only] if only.is(b"all"));
     if first.is(b"discard") {
@@ -188,6 +209,12 @@ mod tests {
         ] {
             assert_eq!(set(text), Some((name.into(), value.into())), "{text}");
         }
+    }
+
+    #[test]
+    fn what_a_text_resets_is_told() {
+        let text = b"select 1; set time zone default; set a = 1; reset all;; reset My.Own;";
+        assert_eq!(resets(text), ["timezone", "all"]);
     }
 
     #[test]

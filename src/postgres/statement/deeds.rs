@@ -1,4 +1,4 @@
-//! What the statements of a text do to names that a client takes along: statements prepared by SQL.
+//! What the statements of a text do to the names of prepared statements.
 //!
 //! Looked for only where the rules have seen one of the words; the rest is a scan of tokens again,
 //! this time with names as they are written.
@@ -16,66 +16,65 @@ const NAME_BYTES_MAX: usize = 63;
 /// What one statement does to a name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Deed {
-    /// `PREPARE name …`: the statement's own text.
-    Prepare(Arc<[u8]>, Arc<[u8]>),
+    /// `PREPARE name …`.
+    Prepare,
     /// `EXECUTE name`, also inside of EXPLAIN and CREATE TABLE AS.
     Execute(Arc<[u8]>),
     /// `DEALLOCATE name`.
     Deallocate(Arc<[u8]>),
+    /// `DEALLOCATE ALL`, `DISCARD ALL`.
+    DeallocateAll,
+    /// One of these, with a name that cannot be told.
+    Unclear,
 }
 
-impl Deed {
-    /// The name that it is about.
-    pub(crate) fn name(&self) -> &Arc<[u8]> {
-        match self {
-            Self::Prepare(name, _) | Self::Execute(name) | Self::Deallocate(name) => name,
-        }
-    }
-}
-
-/// The deeds of a text, each with the number of its statement among those that the server answers.
-pub(crate) type Deeds = Arc<[(usize, Deed)]>;
+/// The deeds of a text, in their order.
+pub(crate) type Deeds = Arc<[Deed]>;
 
 impl Facts {
-    /// Whether it matters to the text which statements exist under which names.
-    pub(crate) fn names_statements(&self) -> bool {
-        self.deeds.is_some() || self.lists_statements
+    /// Whether the server itself must know the client's statements by their names.
+    pub(crate) fn needs_names(&self) -> bool {
+        self.lists_statements
+            || self.deeds().any(|deed| match deed {
+                Deed::Prepare | Deed::Execute(_) | Deed::Unclear => true,
+                Deed::Deallocate(_) => self.several,
+                Deed::DeallocateAll => false,
+            })
+    }
+
+    /// The one name that it takes away, if it does nothing else.
+    pub(crate) fn deallocates(&self) -> Option<&Arc<[u8]>> {
+        match (self.deeds.as_deref(), self.several) {
+            (Some([Deed::Deallocate(name)]), false) => Some(name),
+            _ => None,
+        }
+    }
+
+    /// Whether it may take all names away.
+    pub(crate) fn deallocates_all(&self) -> bool {
+        self.deeds().any(|deed| *deed == Deed::DeallocateAll)
+    }
+
+    /// What it does to names.
+    pub(crate) fn deeds(&self) -> impl Iterator<Item = &Deed> {
+        self.deeds.iter().flat_map(|deeds| deeds.iter())
     }
 }
 
-/// Reads a text; `None` if a name in it cannot be told.
-pub(super) fn read(text: &[u8]) -> Option<Deeds> {
+/// Reads a text.
+pub(super) fn read(text: &[u8]) -> Deeds {
     let mut deeds = Vec::new();
     let mut reader = Reader::of(text);
-    let mut number = 0;
     while let Some(statement) = reader.statement() {
-        if statement.is_empty() {
-            continue;
-        }
-        let (Some(first), Some(last)) = (statement.first(), statement.last()) else {
-            continue;
-        };
-        let own = text.get(first.from..last.to)?;
-        for deed in deeds_of(&statement, own) {
-            deeds.push((number, deed?));
-        }
-        number += 1;
+        deeds.extend(deeds_of(&statement));
     }
-    if let [(_, Deed::Prepare(_, own))] = &mut deeds[..]
-        && number == 1
-    {
-        // Alone, the server keeps the text as it came.
-        *own = text.into();
-    }
-    Some(deeds.into())
+    deeds.into()
 }
 
 /// A token where it stands.
 #[derive(Clone, Copy)]
 pub(super) struct Piece<'a> {
     pub(super) token: Token<'a>,
-    from: usize,
-    to: usize,
     /// As it is written.
     pub(super) raw: &'a [u8],
 }
@@ -145,35 +144,33 @@ impl<'a> Reader<'a> {
         let token = self.tokens.next()?;
         let to = self.text.len() - self.tokens.left();
         let raw = self.text.get(from..to)?;
-        Some(Piece {
-            token,
-            from,
-            to,
-            raw,
-        })
+        Some(Piece { token, raw })
     }
 }
 
-/// The deeds of one statement; an inner `None` is a name that cannot be told.
-fn deeds_of<'a>(
-    statement: &'a [Piece<'a>],
-    own: &'a [u8],
-) -> impl Iterator<Item = Option<Deed>> + 'a {
+/// The deeds of one statement.
+fn deeds_of<'a>(statement: &'a [Piece<'a>]) -> impl Iterator<Item = Deed> + 'a {
     let at = |index: usize| statement.get(index);
     let is = move |index: usize, word: &[u8]| at(index).is_some_and(|piece| piece.is(word));
     let name = move |index: usize| at(index).and_then(Piece::name);
     let two_phase = is(1, b"transaction")
         && at(2).is_some_and(|piece| matches!(piece.token, Token::Text(_) | Token::Doubt));
     let lead = if is(0, b"prepare") && !two_phase {
-        Some(name(1).map(|name| Deed::Prepare(name, own.into())))
+        Some(Deed::Prepare)
+    } else if is(0, b"discard") {
+        is(1, b"all").then_some(Deed::DeallocateAll)
     } else if is(0, b"deallocate") {
         let place = if is(1, b"prepare") && at(2).is_some() {
             2
         } else {
             1
         };
-        // All of them: the server's answer tells.
-        (!is(place, b"all")).then(|| name(place).map(Deed::Deallocate))
+        let named = || name(place).map_or(Deed::Unclear, Deed::Deallocate);
+        Some(if is(place, b"all") {
+            Deed::DeallocateAll
+        } else {
+            named()
+        })
     } else {
         None
     };
@@ -181,9 +178,11 @@ fn deeds_of<'a>(
     let runs = leads.into_iter().any(|lead| is(0, lead));
     let pairs = statement.windows(2).filter(move |_| runs);
     let runs = pairs.filter_map(|pair| match pair {
-        // Of EXECUTE FUNCTION and GRANT EXECUTE ON the next word is no name; it does no harm.
-        [execute, next] if execute.is(b"execute") && matches!(next.token, Token::Word(_)) => {
-            Some(next.name().map(Deed::Execute))
+        // Of a trigger's EXECUTE FUNCTION the next word is no name.
+        [execute, next]
+            if execute.is(b"execute") && !next.is(b"function") && !next.is(b"procedure") =>
+        {
+            Some(next.name().map_or(Deed::Unclear, Deed::Execute))
         }
         _ => None,
     });
@@ -195,46 +194,46 @@ mod tests {
     use super::*;
 
     fn said(text: &str) -> Vec<String> {
-        let deeds = read(text.as_bytes()).unwrap();
+        let deeds = read(text.as_bytes());
         let show = |name: &[u8]| String::from_utf8_lossy(name).into_owned();
-        let lines = deeds.iter().map(|(number, deed)| match deed {
-            Deed::Prepare(name, text) => format!("{number} prepare {}: {}", show(name), show(text)),
-            Deed::Execute(name) => format!("{number} execute {}", show(name)),
-            Deed::Deallocate(name) => format!("{number} deallocate {}", show(name)),
+        let lines = deeds.iter().map(|deed| match deed {
+            Deed::Prepare => "prepare".to_owned(),
+            Deed::Execute(name) => format!("execute {}", show(name)),
+            Deed::Deallocate(name) => format!("deallocate {}", show(name)),
+            Deed::DeallocateAll => "deallocate (all)".to_owned(),
+            Deed::Unclear => "unclear".to_owned(),
         });
         lines.collect()
     }
 
     #[test]
     fn names_are_read_as_the_server_reads_them() {
+        assert_eq!(said(" PREPARE P1 (int) AS select $1; "), ["prepare"]);
         assert_eq!(
-            said(" PREPARE P1 (int) AS select $1; "),
-            ["0 prepare p1:  PREPARE P1 (int) AS select $1; "]
+            said("select 1;; prepare \"A \"\"b\" as select ';' ; execute \"P \"\"2\" (1)"),
+            ["prepare", "execute P \"2"]
         );
-        assert_eq!(
-            said("select 1;; prepare \"A \"\"b\" as select ';' ; execute p2 (1)"),
-            [
-                "1 prepare A \"b: prepare \"A \"\"b\" as select ';'",
-                "2 execute p2"
-            ]
-        );
-        assert_eq!(said("/* x */ deallocate prepare x"), ["0 deallocate x"]);
-        assert_eq!(said("deallocate prepare"), ["0 deallocate prepare"]);
-        assert_eq!(said("deallocate \"all\""), ["0 deallocate all"]);
-        assert_eq!(said("explain (costs off) execute p"), ["0 execute p"]);
+        assert_eq!(said("/* x */ deallocate prepare x"), ["deallocate x"]);
+        assert_eq!(said("deallocate prepare"), ["deallocate prepare"]);
+        assert_eq!(said("deallocate \"all\""), ["deallocate all"]);
+        assert_eq!(said("explain (costs off) execute P"), ["execute p"]);
+        assert_eq!(said("create table t as execute p"), ["execute p"]);
         assert_eq!(said("prepare transaction as select 1").len(), 1);
+        assert_eq!(
+            said("deallocate all; DEALLOCATE PREPARE ALL; discard all"),
+            ["deallocate (all)"; 3]
+        );
     }
 
     #[test]
     fn what_names_no_statement_is_left_alone() {
-        assert!(said("deallocate all; DEALLOCATE PREPARE ALL").is_empty());
-        assert!(said("prepare transaction 'x'").is_empty());
+        assert!(said("prepare transaction 'x'; discard plans; reset all").is_empty());
         assert!(said("select 'execute p'; /* execute q */").is_empty());
+        assert!(said("create trigger t after insert on x execute function f()").is_empty());
     }
 
     #[test]
     fn a_name_in_doubt_is_told() {
-        let long = format!("execute {}", "x".repeat(64));
-        assert!(read(long.as_bytes()).is_none());
+        assert_eq!(said(&format!("execute {}", "x".repeat(64))), ["unclear"]);
     }
 }

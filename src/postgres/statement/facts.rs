@@ -22,6 +22,8 @@ const LEAD_WORDS: usize = 4;
 pub(crate) struct Facts {
     /// It may leave state behind in the session: parameters, locks, temporary objects and the like.
     pub(crate) touches_session: bool,
+    /// It may change parameters, for its transaction or the session.
+    pub(crate) shifts: bool,
     /// It may end such state, which matters while there is some.
     pub(crate) may_clean: bool,
     /// It leaves state behind that cannot be asked for: the reason.
@@ -36,10 +38,12 @@ pub(crate) struct Facts {
     pub(crate) advances_sequence: bool,
     /// Only an administrator may do it: its name.
     pub(crate) admin_only: Option<&'static str>,
-    /// What it does to statements that are prepared by SQL.
+    /// What it does to the names of prepared statements.
     pub(crate) deeds: Option<Deeds>,
     /// It is one plain change of a parameter and nothing else.
     pub(crate) change: Option<Change>,
+    /// The parameters that it resets before its last statement, `all` for all of them.
+    pub(crate) resets: Vec<String>,
     /// It looks at the list of prepared statements.
     pub(crate) lists_statements: bool,
     /// It names a statement as we name them on upstreams.
@@ -73,16 +77,15 @@ pub(super) fn scan_fully(text: &[u8]) -> Facts {
     }
     scan.end_statement();
     // What was only suspected by a word is read now.
-    if scan.facts.change.take().is_some() && !scan.facts.several {
-        scan.facts.change = change::read(text);
+    if scan.facts.change.take().is_some() {
+        if scan.facts.several {
+            scan.facts.resets = change::resets(text);
+        } else {
+            scan.facts.change = change::read(text);
+        }
     }
     if scan.facts.deeds.take().is_some() {
-        match deeds::read(text) {
-            Some(deeds) if deeds.is_empty() => {}
-            Some(deeds) => scan.facts.deeds = Some(deeds),
-            // Asked for, it turns out what is there.
-            None => scan.facts.touches_session = true,
-        }
+        scan.facts.deeds = Some(deeds::read(text)).filter(|deeds| !deeds.is_empty());
     }
     scan.facts
 }
@@ -215,6 +218,7 @@ impl Scan {
         };
         match name {
             b"set_config" => {
+                self.facts.shifts = true;
                 // A call inside of another's arguments cannot be told apart, and is in doubt.
                 if self.config.is_some() {
                     self.facts.sticks = Some("set_config");
@@ -334,12 +338,15 @@ impl Scan {
         }
         let lead = std::mem::take(&mut self.lead);
         let word = |at: usize| lead.get(at).map_or(&b""[..], Word::as_bytes);
-        match word(0) {
-            b"set" | b"reset" | b"discard" => self.facts.change = Some(Change::ResetAll),
-            b"prepare" | b"execute" | b"deallocate" => self.facts.deeds = Some(Deeds::default()),
-            _ => {}
+        if matches!(word(0), b"set" | b"reset" | b"discard") {
+            self.facts.change = Some(Change::ResetAll);
+        }
+        let deeds: [&[u8]; 4] = [b"prepare", b"execute", b"deallocate", b"discard"];
+        if deeds.contains(&word(0)) {
+            self.facts.deeds = Some(Deeds::default());
         }
         let facts = &mut self.facts;
+        facts.shifts |= matches!(word(0), b"set" | b"reset" | b"discard" | b"do" | b"call");
         self.fenced |= fence(facts, word(0), word(1));
         if let Some(what) = policy::admin_statement(word(0), word(1), word(2)) {
             facts.admin_only = Some(what);

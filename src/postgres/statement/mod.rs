@@ -16,5 +16,5 @@ mod token;
 mod tests;
 
 pub(crate) use change::Change;
-pub(crate) use deeds::{Deed, Deeds};
+pub(crate) use deeds::Deed;
 pub(crate) use facts::{Facts, scan};

@@ -149,9 +149,17 @@ fn statements_by_name_are_told() {
     assert!(!facts.several && !facts.touches_session);
     assert!(scan(b"prepare p as select set_config('a.b', 'c', false)").touches_session);
     assert!(scan(b"select name from pg_prepared_statements").lists_statements);
-    assert!(scan(b"deallocate all").deeds.is_none());
-    let unclear = format!("prepare {} as select 1", "x".repeat(64));
-    assert!(scan(unclear.as_bytes()).touches_session);
+    assert!(scan(b"deallocate all").deallocates_all() && scan(b"DISCARD ALL").deallocates_all());
+    assert!(!scan(b"reset all").deallocates_all() && !scan(b"deallocate all").needs_names());
+    let unclear = format!("execute {} (1)", "x".repeat(64));
+    for text in [
+        &unclear,
+        "select 1; deallocate x",
+        "prepare x as select 1",
+        "explain execute x",
+    ] {
+        assert!(scan(text.as_bytes()).needs_names(), "{text}");
+    }
 }
 
 proptest::proptest! {

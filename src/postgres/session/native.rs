@@ -1,0 +1,211 @@
+//! Sessions whose statements bear the client's own names on the upstream: giving them these names
+//! there, passing messages as they are, and hearing from the server what has become of the names.
+
+use std::sync::Arc;
+
+use super::{
+    Session,
+    names::{LOADER, LOADER_REPLIES, PIN, like},
+    requests::Step,
+};
+use crate::{
+    fault::Refusal,
+    postgres::{
+        exchange::{Act, Reply, SETTLED, Undo},
+        prepared::{Form, Statement, is_ours, upstream_name},
+        refusal,
+        settings::Prepared,
+        statement::{Facts, scan},
+        wire::{self, Frame},
+    },
+};
+
+impl Session {
+    /// Gives the client's statements their names on the upstream, in a unit of ours if none is open;
+    /// whether its end must be waited for.
+    pub(super) fn enter_names(&mut self, alone: bool) -> bool {
+        let Some(lease) = &mut self.lease else {
+            return false;
+        };
+        let owner = (self.seat.id(), self.statements.edition());
+        let statements = &mut lease.upstream.statements;
+        let there = self.state.native || statements.is_named_by(owner);
+        self.state.native = true;
+        if there && !alone {
+            return false;
+        }
+        let apart = !self.exchange.is_unit_open();
+        let act = if apart { &Act::Load } else { &Act::Swallow };
+        let before = self.exchange.outstanding();
+        // What a function of the client's has prepared stays as well.
+        let keep = there || self.state.pinned == Some(PIN);
+        let ids = statements.take_ids();
+        let out = &mut lease.upstream.peer.out;
+        self.client.inbound.settle(out);
+        if keep {
+            for id in ids {
+                wire::close_statement(out, upstream_name(id).as_bytes());
+                self.exchange.expect(Reply::Close, like(act), Undo::Native);
+            }
+        } else {
+            wire::run_apart(out, LOADER, b"DEALLOCATE ALL");
+            for reply in LOADER_REPLIES {
+                self.exchange.expect(reply, like(act), Undo::Native);
+            }
+            statements.clear(true);
+        }
+        if !there {
+            self.name_all(owner, act);
+        }
+        if apart
+            && self.exchange.outstanding() > before
+            && let Some(lease) = &mut self.lease
+        {
+            wire::data(&mut lease.upstream.peer.out, b'S');
+            self.exchange.expect(Reply::Sync, Act::Load, Undo::Nothing);
+        }
+        apart && self.exchange.outstanding() > before
+    }
+
+    fn name_all(&mut self, owner: (u64, u64), act: &Act) {
+        let Some(lease) = &mut self.lease else {
+            return;
+        };
+        let out = &mut lease.upstream.peer.out;
+        let mut names: Vec<(Arc<[u8]>, Arc<Statement>)> = self.statements.all().collect();
+        names.sort_unstable_by(|(one, _), (other, _)| one.cmp(other));
+        for (name, statement) in &names {
+            wire::close_statement(out, name);
+            self.exchange.expect(Reply::Close, like(act), Undo::Native);
+            match statement.form {
+                Form::Protocol => {
+                    wire::parse_with_name(out, name, &statement.rest);
+                    self.exchange.expect(Reply::Parse, like(act), Undo::Native);
+                }
+                Form::Sql => {
+                    wire::run_apart(out, LOADER, &statement.rest);
+                    for reply in LOADER_REPLIES {
+                        self.exchange.expect(reply, like(act), Undo::Native);
+                    }
+                }
+            }
+        }
+        let names = names.into_iter().map(|(name, _)| name).collect();
+        lease.upstream.statements.name(names, Some(owner));
+    }
+
+    /// The server has told which statements the client has by its own names: that counts.
+    pub(super) fn adopt(&mut self, prepared: Vec<Prepared>) {
+        let fitted = self.statements.fits(self.wanted.dialect());
+        let old = self.statements.take_named();
+        let mut names = Vec::new();
+        for Prepared {
+            name,
+            by_sql,
+            types,
+            text,
+        } in prepared
+        {
+            let name: Arc<[u8]> = name.into_bytes().into();
+            let mut rest = text.into_bytes();
+            if !by_sql {
+                rest.push(0);
+            }
+            let kept = old.get(&name).filter(|old| {
+                let form = if by_sql { Form::Sql } else { Form::Protocol };
+                old.form == form && old.rest.starts_with(&rest)
+            });
+            let statement =
+                kept.map_or_else(|| self.statement_of(by_sql, &types, rest), Arc::clone);
+            self.statements.insert(&name, statement, SETTLED);
+            names.push(name);
+        }
+        let owner = (self.seat.id(), self.statements.edition());
+        if let Some(lease) = &mut self.lease {
+            lease.upstream.statements.name(names, Some(owner));
+        }
+        if fitted && !self.statements.fits(self.wanted.dialect()) {
+            self.service.meters().pinned(PIN);
+        }
+    }
+
+    /// A statement that the server told of. In doubt about what its text meant, it fits no parameters.
+    fn statement_of(&self, by_sql: bool, types: &[u32], mut rest: Vec<u8>) -> Arc<Statement> {
+        let doubtful = self.seat.id().wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
+        let dialect = if self.state.shifted {
+            doubtful
+        } else {
+            self.wanted.dialect()
+        };
+        if by_sql {
+            let facts = scan(&rest);
+            // The server keeps the whole text, whatever else there is in it.
+            let dialect = if facts.several { doubtful } else { dialect };
+            return Statement::by_sql(dialect, &rest);
+        }
+        let text = rest.len() - 1;
+        rest.extend(u16::try_from(types.len()).unwrap_or(0).to_be_bytes());
+        rest.extend(types.iter().flat_map(|oid| oid.to_be_bytes()));
+        let text = rest.get(..text).unwrap_or_default();
+        self.tenancy.catalogue.find(dialect, text, &rest)
+    }
+
+    /// Where names are the client's own, the server knows best. What is kept here of a statement only
+    /// tells what running it may do.
+    pub(super) fn parse_natively(&mut self, frame: Frame, name: &[u8]) -> Step {
+        let unseen = self.client.inbound.unseen();
+        let Some(parse) = frame.body(unseen).and_then(wire::parse) else {
+            return Step::Incomplete;
+        };
+        if !self.has_room(parse.rest.len()) {
+            let said = refusal::too_many_statements(self.service.settings.statements_max);
+            return self.refuse_message(frame, said);
+        }
+        if is_ours(name) {
+            let what = "a statement under a name of polypool's, beside statements by SQL".into();
+            let refused = Refusal::Unsupported { what };
+            return self.refuse_message(frame, refusal::error_bytes(&refused));
+        }
+        let dialect = self.wanted.dialect();
+        let statement = self.tenancy.catalogue.find(dialect, parse.text, parse.rest);
+        if let Err(refused) = self.permit(&statement.facts, b'P') {
+            return self.refuse_message(frame, refusal::error_bytes(&refused));
+        }
+        self.note(&statement.facts);
+        self.state.suspect = true;
+        let mut undo = Undo::Nothing;
+        if self.statements.find(name).is_none() {
+            let unit = self.exchange.unit();
+            self.statements.insert(name, Arc::clone(&statement), unit);
+            undo = Undo::Prepare {
+                name: name.into(),
+                statement,
+                sent: false,
+            };
+        }
+        self.exchange.expect(Reply::Parse, Act::Forward, undo);
+        self.pass(frame)
+    }
+
+    pub(super) fn bind_natively(&mut self, frame: Frame, portal: &[u8], name: &[u8]) -> Step {
+        let found = self.statements.find(name);
+        let facts = found.map_or_else(Facts::default, |found| found.facts.clone());
+        self.note(&facts);
+        self.open_portal(portal, &facts);
+        self.forward(frame, Reply::Bind)
+    }
+
+    /// A name that the client has not given: the upstream must not know it from somebody else.
+    pub(super) fn forget_strange(&mut self, name: &[u8]) {
+        if let Some(lease) = &mut self.lease
+            && lease.upstream.statements.may_know(name)
+        {
+            lease.upstream.statements.close_named(name);
+            let out = &mut lease.upstream.peer.out;
+            self.client.inbound.settle(out);
+            wire::close_statement(out, name);
+            self.exchange
+                .expect(Reply::Close, Act::Swallow, Undo::Nothing);
+        }
+    }
+}

@@ -1,0 +1,104 @@
+//! The unnamed statement: kept here to be prepared again where an upstream does not have it.
+
+use super::{Session, names::Names, requests::Step};
+use crate::postgres::{
+    exchange::{Act, Reply, Undo},
+    refusal,
+    statement::Facts,
+    wire::{self, Frame},
+};
+
+impl Session {
+    pub(super) fn parse_unnamed(&mut self, frame: Frame, facts: Facts) -> Step {
+        if let Err(refused) = self.permit(&facts, b'P') {
+            return self.refuse_message(frame, refusal::error_bytes(&refused));
+        }
+        match self.settle_names(&facts) {
+            Names::Ready => {}
+            Names::Wait => return Step::Wait,
+            Names::Refused(said) => return self.refuse_message(frame, said),
+        }
+        let parse = frame
+            .body(self.client.inbound.unseen())
+            .and_then(wire::parse);
+        let rest = parse.map_or(&[0; 3][..], |parse| parse.rest);
+        // Skipped after an error, it leaves the one before as it was.
+        let open = self.exchange.is_unit_open();
+        if open && !self.is_unnamed_sure() {
+            return Step::Wait;
+        }
+        let before = open.then(|| self.statements.take_unnamed()).flatten();
+        let unit = self.exchange.unit();
+        let serial = self.statements.set_unnamed(rest, facts, unit);
+        if let Some(lease) = &mut self.lease {
+            lease.upstream.unnamed = Some((self.seat.id(), serial));
+        }
+        let undo = Undo::Unnamed {
+            serial,
+            own: true,
+            before: before.map(Box::new),
+        };
+        self.exchange.expect(Reply::Parse, Act::Forward, undo);
+        self.pass(frame)
+    }
+
+    /// Whether it is known if the unnamed statement's Parse is carried out.
+    pub(super) fn is_unnamed_sure(&self) -> bool {
+        let unnamed = self.statements.unnamed();
+        unnamed.is_none_or(|unnamed| self.exchange.is_settled(unnamed.unit))
+    }
+
+    /// A Bind or Describe of the unnamed statement: makes sure that it is the client's own.
+    pub(super) fn use_unnamed(&mut self, frame: Frame, reply: Reply) -> Step {
+        let Some(unnamed) = self.statements.unnamed() else {
+            // An earlier unit's Close of it may turn out to be skipped.
+            if !self.exchange.is_first_unit() {
+                return Step::Wait;
+            }
+            return self.refuse_run(frame, refusal::unknown_statement(b""));
+        };
+        // Where its Parse fails, the upstream may still have somebody else's.
+        if !self.exchange.is_settled(unnamed.unit) {
+            return Step::Wait;
+        }
+        let serial = unnamed.serial;
+        let facts = unnamed.facts.clone();
+        match self.settle_names(&facts) {
+            Names::Ready => {}
+            Names::Wait => return Step::Wait,
+            Names::Refused(said) => return self.refuse_run(frame, said),
+        }
+        let (Some(lease), Some(unnamed)) = (&mut self.lease, self.statements.unnamed()) else {
+            return Step::Done;
+        };
+        let upstream = &mut lease.upstream;
+        let mine = Some((self.seat.id(), serial));
+        if upstream.unnamed != mine {
+            self.client.inbound.settle(&mut upstream.peer.out);
+            wire::parse_with_name(&mut upstream.peer.out, b"", &unnamed.rest);
+            upstream.unnamed = mine;
+            self.statements.resend_unnamed(self.exchange.unit());
+            let undo = Undo::Unnamed {
+                serial,
+                own: false,
+                before: None,
+            };
+            self.exchange.expect(Reply::Parse, Act::Swallow, undo);
+        }
+        self.note(&facts);
+        self.forward(frame, reply)
+    }
+
+    pub(super) fn bind_unnamed(&mut self, frame: Frame, portal: &[u8]) -> Step {
+        let step = self.use_unnamed(frame, Reply::Bind);
+        let matters = |facts: &Facts| facts.deeds.is_some() || facts.change.is_some();
+        let unnamed = self.statements.unnamed().map(|held| &held.facts);
+        // On the usual way, nothing is copied.
+        if matches!(step, Step::Done) && (!self.portals.is_empty() || unnamed.is_some_and(matters))
+        {
+            let facts = unnamed.cloned().unwrap_or_default();
+            self.open_portal(portal, &facts);
+        }
+        step
+    }
+}
