@@ -87,6 +87,8 @@ pub(super) struct Desk {
 struct State {
     target: Option<Arc<CancelTarget>>,
     forwarding: usize,
+    /// One took too long: the server may hear of it at any later time.
+    late: bool,
     /// The client waits for an upstream.
     waiting: bool,
     cancelled: bool,
@@ -153,12 +155,7 @@ impl Cancels {
         let Some(forwarding) = Forwarding::begin(&desk) else {
             return;
         };
-        if timeout(FORWARD_MAX, send(&forwarding.target))
-            .await
-            .is_err()
-        {
-            tracing::debug!("a cancel request took too long to forward");
-        }
+        forwarding.carry_out().await;
     }
 }
 
@@ -205,6 +202,16 @@ impl Forwarding {
     }
 }
 
+impl Forwarding {
+    async fn carry_out(&self) {
+        let sent = timeout(FORWARD_MAX, send(&self.target)).await;
+        if sent.is_err() {
+            tracing::debug!("a cancel request took too long to forward");
+            self.desk.state.lock().late = true;
+        }
+    }
+}
+
 impl Drop for Forwarding {
     fn drop(&mut self) {
         self.desk.state.lock().forwarding -= 1;
@@ -226,20 +233,19 @@ impl OwnDesk {
     /// Cancels the client's own query, for whoever has waited for it too long.
     pub(super) fn cancel_query(&self, shutdown: &Shutdown) {
         if let Some(forwarding) = Forwarding::begin(&self.desk) {
-            shutdown.spawn("query-cancel", async move {
-                drop(timeout(FORWARD_MAX, send(&forwarding.target)).await);
-            });
+            shutdown.spawn("query-cancel", async move { forwarding.carry_out().await });
         }
     }
 
-    /// From now on requests go nowhere; returns when none is on its way any more.
-    pub(super) async fn detach(&self) {
+    /// From now on requests go nowhere; returns when none is on its way any more that could be waited
+    /// for. True if one may still come to the server: then nobody else may have the upstream.
+    pub(super) async fn detach(&self) -> bool {
         loop {
             {
                 let mut state = self.desk.state.lock();
                 state.target = None;
                 if state.forwarding == 0 {
-                    return;
+                    return std::mem::take(&mut state.late);
                 }
             }
             self.desk.changed.notified().await;
@@ -311,12 +317,26 @@ mod tests {
         let mut detach = std::pin::pin!(own.detach());
         tokio::select! {
             biased;
-            () = &mut detach => panic!("detached under way"),
+            _ = &mut detach => panic!("detached under way"),
             () = std::future::ready(()) => {}
         }
         drop(forwarding);
-        detach.await;
+        assert!(!detach.await);
         assert!(Forwarding::begin(&own.desk).is_none());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_request_that_may_come_late_is_told_of() {
+        let server = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let own = Cancels::new(100).enrol(false).unwrap();
+        let silent = CancelTarget {
+            address: server.local_addr().unwrap(),
+            ..Arc::into_inner(target()).unwrap()
+        };
+        own.attach(&Arc::new(silent));
+        Forwarding::begin(&own.desk).unwrap().carry_out().await;
+        assert!(own.detach().await, "the server has not said that it heard");
+        assert!(!own.detach().await);
     }
 
     #[tokio::test]

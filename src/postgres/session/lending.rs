@@ -140,8 +140,11 @@ impl Session {
             lease.upstream.peer.inbound.settle(&mut self.client.out);
             lease.upstream.status = self.exchange.status();
             self.state.besides = Besides::Nothing;
-            self.desk.detach().await;
-            let residue = if lease.upstream.peer.inbound.is_empty() {
+            let late = self.desk.detach().await;
+            let residue = if late {
+                // A request to cancel could come when somebody else has it.
+                Residue::Broken(CloseReason::Abandoned)
+            } else if lease.upstream.peer.inbound.is_empty() {
                 residue
             } else {
                 // Bytes that nobody asked for, such as the server's last words.
