@@ -6,7 +6,10 @@
 
 use std::{collections::VecDeque, sync::Arc};
 
-use super::prepared::{Names, Statement, Unnamed};
+use super::{
+    named::{Names, Unnamed},
+    prepared::Statement,
+};
 
 /// The transaction status that `ReadyForQuery` reports.
 pub(super) const IDLE: u8 = b'I';
@@ -64,6 +67,8 @@ pub(super) enum Undo {
     },
     /// A statement that we sent.
     Load(u64),
+    /// A statement of one client's, of which the answer tells the parameters that it was prepared under.
+    Understand(Arc<Statement>),
     /// A statement that we closed.
     Evict(u64),
     /// A client's name that it closed.
@@ -206,6 +211,23 @@ impl Exchange {
         let takes =
             |expect: &Expect| matches!(expect.undo, Undo::Deallocate(_) | Undo::DeallocateAll);
         self.queue.iter().any(takes)
+    }
+
+    /// Whether the rows of the next answer are for us.
+    pub(super) fn is_telling(&self) -> bool {
+        let telling = |next: &Expect| {
+            matches!(
+                (&next.act, &next.undo),
+                (Act::Audit, _) | (_, Undo::Understand(_))
+            )
+        };
+        self.queue.front().is_some_and(telling)
+    }
+
+    /// Whether a plain change of a parameter is under way.
+    pub(super) fn sets_parameters(&self) -> bool {
+        let sets = |expect: &Expect| matches!(expect.undo, Undo::Set(..));
+        self.queue.iter().any(sets)
     }
 
     /// Whether a name that an earlier unit closed may come back.

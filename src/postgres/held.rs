@@ -85,6 +85,11 @@ impl UpstreamStatements {
         self.held.insert(id, (State::Doubtful, self.clock));
     }
 
+    /// It is about to be closed; whether it may be there.
+    pub(super) fn forget(&mut self, id: u64) -> bool {
+        self.held.remove(&id).is_some()
+    }
+
     /// All are gone; `certain` if nothing was under way meanwhile.
     pub(super) fn clear(&mut self, certain: bool) {
         self.held.clear();

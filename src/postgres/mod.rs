@@ -4,8 +4,8 @@
 //! `exchange` (the account of what was asked and answered), `upstream` (dialling, cleaning,
 //! closing), `policy` (roles), `refusal` (the only speller of SQLSTATEs), `service` (what the
 //! gateway starts). And PostgreSQL's own: `flow` (a socket and its buffers), `prepared` (statements
-//! over changing upstreams) and `held` (those that one upstream has), `statement` (what a text may do
-//! to its session), `settings` (what a session holds), `tenancy` (what the sessions of a tenant
+//! over changing upstreams), `named` (those of one client) and `held` (those that one upstream has),
+//! `statement` (what a text may do to its session), `settings` (what a session holds), `tenancy` (what the sessions of a tenant
 //! share), `listen` (LISTEN for many clients by one upstream), `console` (the database `polypool`), `cancel` (keys ours and theirs).
 
 mod cancel;
@@ -15,6 +15,7 @@ mod flow;
 mod held;
 mod listen;
 mod login;
+mod named;
 mod policy;
 mod prepared;
 mod refusal;

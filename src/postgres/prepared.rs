@@ -1,14 +1,14 @@
 //! Prepared statements by protocol over changing upstreams.
 //!
-//! Three maps: the pool's [`Catalogue`] gives every distinct statement one identity; a client's
-//! [`ClientStatements`] says which of them its names mean; and `held` says which of them an upstream
-//! has. Nothing here reads or writes messages.
+//! Three maps: the pool's [`Catalogue`] gives every distinct statement one identity; `named` says which
+//! of them a client's names mean; and `held` says which of them an upstream has. Nothing here reads or
+//! writes messages.
 
 use std::{
     borrow::Borrow,
     hash::Hash,
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicBool, Ordering},
     },
 };
@@ -16,14 +16,15 @@ use std::{
 use ahash::{HashMap, HashSet};
 use parking_lot::Mutex;
 
-use super::statement::{Facts, scan};
+use super::{
+    settings::Parameters,
+    statement::{Facts, scan},
+};
 
 /// Statements that nobody uses are forgotten when a catalogue is larger than this.
 const CATALOGUE_MAX: usize = 10_000;
 /// The same for the bytes of their texts.
 const CATALOGUE_BYTES_MAX: usize = 32 << 20;
-/// The largest buffer that a client keeps for its next unnamed statement.
-const SPARE_BYTES_MAX: usize = 4096;
 
 /// How a statement was prepared.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,8 +40,12 @@ pub(super) enum Form {
 pub(super) struct Statement {
     pub(super) id: u64,
     pub(super) form: Form,
-    /// What the parameters were that its text was understood under.
+    /// Tells apart what the parameters were that its text was understood under.
     pub(super) dialect: u64,
+    /// These parameters, once they are known.
+    pub(super) under: OnceLock<Arc<Parameters>>,
+    /// No other client has it: what its text meant depends on more than these.
+    pub(super) private: bool,
     /// Its name on upstreams, unless the client's own is needed.
     pub(super) name: String,
     /// Text, terminator and types, as Parse carries them; or the text of `PREPARE`.
@@ -61,6 +66,8 @@ impl Statement {
             id: 0,
             form: Form::Sql,
             dialect,
+            under: OnceLock::new(),
+            private: true,
             name: String::new(),
             rest: text.into(),
             facts,
@@ -133,8 +140,9 @@ struct Entries {
 }
 
 impl Catalogue {
-    /// The statement of that text and those types.
-    pub(super) fn find(&self, dialect: u64, text: &[u8], rest: &[u8]) -> Arc<Statement> {
+    /// The statement of that text and those types, understood under these parameters.
+    pub(super) fn find(&self, under: &Arc<Parameters>, text: &[u8], rest: &[u8]) -> Arc<Statement> {
+        let dialect = under.dialect();
         let mut inner = self.inner.lock();
         if let Some(found) = inner.dialects.get(&dialect).and_then(|set| set.get(rest)) {
             return Arc::clone(&found.0);
@@ -142,16 +150,10 @@ impl Catalogue {
         if !inner.has_room(rest.len()) {
             inner.forget_unused();
         }
-        inner.last_id += 1;
-        let statement = Arc::new(Statement {
-            id: inner.last_id,
-            form: Form::Protocol,
-            dialect,
-            name: upstream_name(inner.last_id),
-            rest: rest.into(),
-            facts: scan(text),
-            proven: AtomicBool::new(false),
-        });
+        let (facts, under) = (scan(text), Some(Arc::clone(under)));
+        let mut statement = inner.enter(under, rest, facts);
+        statement.private = false;
+        let statement = Arc::new(statement);
         // Where all are in use, this one is its client's alone.
         if inner.has_room(rest.len()) {
             inner.count += 1;
@@ -163,6 +165,16 @@ impl Catalogue {
                 .insert(ByText(Arc::clone(&statement)));
         }
         statement
+    }
+
+    /// A statement of one client's, which nobody else ever finds.
+    pub(super) fn alone(
+        &self,
+        under: Option<Arc<Parameters>>,
+        rest: &[u8],
+        facts: Facts,
+    ) -> Arc<Statement> {
+        Arc::new(self.inner.lock().enter(under, rest, facts))
     }
 
     /// The statement of that text and those types, if somebody prepared it.
@@ -187,6 +199,22 @@ impl Catalogue {
 }
 
 impl Entries {
+    /// A new statement with a number of its own.
+    fn enter(&mut self, under: Option<Arc<Parameters>>, rest: &[u8], facts: Facts) -> Statement {
+        self.last_id += 1;
+        Statement {
+            id: self.last_id,
+            form: Form::Protocol,
+            dialect: under.as_ref().map_or(0, |under| under.dialect()),
+            under: under.map_or_else(OnceLock::new, OnceLock::from),
+            private: true,
+            name: upstream_name(self.last_id),
+            rest: rest.into(),
+            facts,
+            proven: AtomicBool::new(false),
+        }
+    }
+
     fn has_room(&self, more_bytes: usize) -> bool {
         self.count < CATALOGUE_MAX && self.bytes + more_bytes <= CATALOGUE_BYTES_MAX
     }
@@ -202,186 +230,6 @@ impl Entries {
     }
 }
 
-/// What one client has prepared.
-#[derive(Debug, Default)]
-pub(super) struct ClientStatements {
-    named: Names,
-    /// The unnamed statement's Parse, for upstreams that do not have it.
-    unnamed: Option<Unnamed>,
-    /// A buffer that the next unnamed statement reuses.
-    spare: Vec<u8>,
-    serial: u64,
-    /// Tells the list of names from what it was earlier.
-    edition: u64,
-}
-
-/// What a client's names mean.
-#[derive(Debug, Default)]
-pub(super) struct Names {
-    found: HashMap<Arc<[u8]>, Named>,
-    bytes: usize,
-    /// How many of them SQL has prepared.
-    by_sql: usize,
-}
-
-impl Names {
-    /// What a name means.
-    pub(super) fn get(&self, name: &[u8]) -> Option<&Arc<Statement>> {
-        self.found.get(name).map(|named| &named.statement)
-    }
-}
-
-/// What a client's name means.
-#[derive(Debug)]
-struct Named {
-    statement: Arc<Statement>,
-    /// The unit of the exchange in which it was given.
-    unit: u64,
-}
-
-/// The unnamed statement of a client.
-#[derive(Debug)]
-pub(super) struct Unnamed {
-    pub(super) rest: Vec<u8>,
-    pub(super) facts: Facts,
-    /// Tells it from the client's earlier ones.
-    pub(super) serial: u64,
-    /// The unit in which its Parse was sent last.
-    pub(super) unit: u64,
-}
-
-impl ClientStatements {
-    pub(super) fn find(&self, name: &[u8]) -> Option<&Arc<Statement>> {
-        self.named.found.get(name).map(|named| &named.statement)
-    }
-
-    /// The same, with the name to keep.
-    pub(super) fn find_named(&self, name: &[u8]) -> Option<(&Arc<[u8]>, &Arc<Statement>)> {
-        let (name, named) = self.named.found.get_key_value(name)?;
-        Some((name, &named.statement))
-    }
-
-    /// All of them.
-    pub(super) fn all(&self) -> impl Iterator<Item = (Arc<[u8]>, Arc<Statement>)> {
-        let found = self.named.found.iter();
-        found.map(|(name, named)| (Arc::clone(name), Arc::clone(&named.statement)))
-    }
-
-    /// The unit in which a name was given.
-    pub(super) fn unit_of(&self, name: &[u8]) -> Option<u64> {
-        self.named.found.get(name).map(|named| named.unit)
-    }
-
-    /// How many there are, and the bytes of their texts.
-    pub(super) fn size(&self) -> (usize, usize) {
-        (self.named.found.len(), self.named.bytes)
-    }
-
-    pub(super) fn insert(&mut self, name: &[u8], statement: Arc<Statement>, unit: u64) {
-        self.remove(name);
-        self.edition += 1;
-        self.named.bytes += statement.rest.len();
-        self.named.by_sql += usize::from(statement.form == Form::Sql);
-        let named = Named { statement, unit };
-        self.named.found.insert(name.into(), named);
-    }
-
-    pub(super) fn remove(&mut self, name: &[u8]) -> Option<Arc<Statement>> {
-        let old = self.named.found.remove(name)?;
-        self.edition += 1;
-        self.named.bytes -= old.statement.rest.len();
-        self.named.by_sql -= usize::from(old.statement.form == Form::Sql);
-        Some(old.statement)
-    }
-
-    /// Which list of names this is, of all that this client has had.
-    pub(super) fn edition(&self) -> u64 {
-        self.edition
-    }
-
-    /// Whether SQL has prepared some of them.
-    pub(super) fn holds_sql(&self) -> bool {
-        self.named.by_sql > 0
-    }
-
-    /// Whether all that SQL has prepared was understood under these parameters.
-    pub(super) fn fits(&self, dialect: u64) -> bool {
-        let mut found = self.named.found.values();
-        !self.holds_sql()
-            || found.all(|named| {
-                named.statement.form == Form::Protocol || named.statement.dialect == dialect
-            })
-    }
-
-    /// All names are gone (`DEALLOCATE ALL`, `DISCARD ALL`); gives them, to be put back perhaps.
-    pub(super) fn take_named(&mut self) -> Names {
-        self.edition += 1;
-        std::mem::take(&mut self.named)
-    }
-
-    /// The names are what they were.
-    pub(super) fn restore_named(&mut self, names: Names) {
-        self.edition += 1;
-        self.named = names;
-    }
-
-    pub(super) fn unnamed(&self) -> Option<&Unnamed> {
-        self.unnamed.as_ref()
-    }
-
-    /// A new unnamed statement, of that unit; its serial.
-    pub(super) fn set_unnamed(&mut self, rest: &[u8], facts: Facts, unit: u64) -> u64 {
-        self.forget_unnamed();
-        self.serial += 1;
-        let mut buffer = std::mem::take(&mut self.spare);
-        buffer.extend_from_slice(rest);
-        self.unnamed = Some(Unnamed {
-            rest: buffer,
-            facts,
-            serial: self.serial,
-            unit,
-        });
-        self.serial
-    }
-
-    /// Takes the unnamed statement out, to be put back perhaps.
-    pub(super) fn take_unnamed(&mut self) -> Option<Unnamed> {
-        self.unnamed.take()
-    }
-
-    /// The unnamed statement is what it was.
-    pub(super) fn restore_unnamed(&mut self, unnamed: Option<Unnamed>) {
-        self.forget_unnamed();
-        self.unnamed = unnamed;
-    }
-
-    /// The unnamed statement is sent again.
-    pub(super) fn resend_unnamed(&mut self, unit: u64) {
-        if let Some(unnamed) = &mut self.unnamed {
-            unnamed.unit = unit;
-        }
-    }
-
-    /// The Parse of that serial was not carried out; false if there was another since.
-    pub(super) fn undo_unnamed(&mut self, serial: u64) -> bool {
-        let current = self.unnamed().is_some_and(|held| held.serial == serial);
-        if current {
-            self.forget_unnamed();
-        }
-        current
-    }
-
-    pub(super) fn forget_unnamed(&mut self) {
-        if let Some(unnamed) = self.unnamed.take() {
-            self.spare = unnamed.rest;
-            self.spare.clear();
-            if self.spare.capacity() > SPARE_BYTES_MAX {
-                self.spare = Vec::new();
-            }
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -389,39 +237,46 @@ mod tests {
     #[test]
     fn one_text_has_one_identity_per_dialect() {
         let catalogue = Catalogue::default();
-        let one = catalogue.find(0, b"select 1", b"select 1\0\0\0");
-        assert_eq!(catalogue.find(0, b"select 1", b"select 1\0\0\0").id, one.id);
-        assert_ne!(catalogue.find(1, b"select 1", b"select 1\0\0\0").id, one.id);
+        let pairs = [("datestyle".to_owned(), "German".to_owned())];
+        let (plain, other) = (Arc::default(), Parameters::from_pairs(pairs));
+        let one = catalogue.find(&plain, b"select 1", b"select 1\0\0\0");
+        assert_eq!(
+            catalogue.find(&plain, b"select 1", b"select 1\0\0\0").id,
+            one.id
+        );
+        assert_ne!(
+            catalogue.find(&other, b"select 1", b"select 1\0\0\0").id,
+            one.id
+        );
         assert_ne!(
             catalogue
-                .find(0, b"select 1", b"select 1\0\0\x01\0\0\0\x17")
+                .find(&plain, b"select 1", b"select 1\0\0\x01\0\0\0\x17")
                 .id,
             one.id
         );
+        let alone = catalogue.alone(None, b"select 1\0\0\0", Facts::default());
+        assert!(alone.private && alone.id != one.id);
+        assert_eq!(
+            catalogue.find(&plain, b"select 1", b"select 1\0\0\0").id,
+            one.id
+        );
         catalogue.renew();
-        assert_ne!(catalogue.find(0, b"select 1", b"select 1\0\0\0").id, one.id);
+        assert_ne!(
+            catalogue.find(&plain, b"select 1", b"select 1\0\0\0").id,
+            one.id
+        );
     }
 
     #[test]
     fn a_full_catalogue_forgets_what_nobody_uses() {
-        let catalogue = Catalogue::default();
+        let (catalogue, plain) = (Catalogue::default(), Arc::default());
         let large = vec![b'x'; CATALOGUE_BYTES_MAX];
-        let used = catalogue.find(0, b"", &large);
-        let alone = catalogue.find(0, b"", b"select 1");
+        let used = catalogue.find(&plain, b"", &large);
+        let alone = catalogue.find(&plain, b"", b"select 1");
         assert!(catalogue.known(0, b"select 1").is_none());
         drop((used, alone));
-        catalogue.find(0, b"", b"select 1");
+        catalogue.find(&plain, b"", b"select 1");
         assert!(catalogue.known(0, b"select 1").is_some());
         assert!(catalogue.known(0, &large).is_none());
-    }
-
-    #[test]
-    fn a_client_counts_what_it_holds() {
-        let catalogue = Catalogue::default();
-        let mut client = ClientStatements::default();
-        client.insert(b"a", catalogue.find(0, b"select 1", b"select 1\0\0\0"), 0);
-        assert_eq!(client.size(), (1, 11));
-        client.remove(b"a");
-        assert_eq!(client.size(), (0, 0));
     }
 }

@@ -9,7 +9,7 @@ use std::{
     sync::Arc,
 };
 
-use super::{listen::Channel, wire};
+use super::{listen::Channel, statement, wire};
 
 /// Parameters set in a session, by name in lower case, beyond what the server gives by itself.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -18,22 +18,9 @@ pub(super) struct Parameters {
     dialect: u64,
 }
 
-/// Parameters that change no text's meaning: how long it may take, how its outcome is shown.
-const PLAIN: [&str; 13] = [
-    "application_name",
-    "bytea_output",
-    "client_min_messages",
-    "default_transaction_deferrable",
-    "default_transaction_isolation",
-    "default_transaction_read_only",
-    "extra_float_digits",
-    "idle_in_transaction_session_timeout",
-    "idle_session_timeout",
-    "lock_timeout",
-    "maintenance_work_mem",
-    "statement_timeout",
-    "work_mem",
-];
+fn matters(name: &str) -> bool {
+    !statement::is_plain(name.as_bytes())
+}
 
 impl Parameters {
     /// From names and values; the last value of a name counts.
@@ -43,7 +30,6 @@ impl Parameters {
             .map(|(name, value)| (name.to_ascii_lowercase(), value))
             .collect();
         let mut hasher = ahash::AHasher::default();
-        let matters = |name: &str| !PLAIN.contains(&name);
         for pair in values.iter().filter(|(name, _)| matters(name)) {
             pair.hash(&mut hasher);
         }
@@ -94,6 +80,19 @@ impl Parameters {
             text.push_str(if local { ",true)" } else { ",false)" });
         }
         (!text.is_empty()).then_some(text)
+    }
+
+    /// The texts that turn what matters of `known` into these, for the transaction only.
+    pub(super) fn turning(&self, known: &Self) -> Vec<String> {
+        let gone = known.iter().map(|(name, _)| name);
+        let gone = gone.filter(|name| matters(name) && self.find(name).is_none());
+        let resets = gone.map(|name| {
+            let mut text = "SET LOCAL ".to_owned();
+            push_name(&mut text, name);
+            text + " TO DEFAULT"
+        });
+        let differs = |name: &str| matters(name) && known.find(name) != self.find(name);
+        resets.chain(self.setting(differs, true)).collect()
     }
 
     /// The text that turns a session with `known` into one with these; `None` if nothing differs.
@@ -159,7 +158,8 @@ UNION ALL SELECT 'u', session_user::pg_catalog.text, pg_catalog.current_setting(
 /// The audit's question for statements that bear a client's names: all that is known of them.
 const STATEMENTS: &str = " UNION ALL SELECT 'q', name, from_sql::pg_catalog.text || ' ' || \
     pg_catalog.array_to_string(parameter_types::pg_catalog.oid[], ',') || ' ' || statement \
-    FROM pg_catalog.pg_prepared_statements WHERE name !~ '^pp_[0-9]+$'";
+    FROM (SELECT * FROM pg_catalog.pg_prepared_statements WHERE name !~ '^pp_[0-9]+$' \
+    ORDER BY prepare_time) AS prepared";
 /// The same where statements have names of ours: only SQL prepares others.
 const SQL_STATEMENTS: &str = " UNION ALL SELECT 'n', name, '' \
     FROM pg_catalog.pg_prepared_statements WHERE from_sql";
@@ -179,6 +179,17 @@ pub(super) fn audit<'a>(unlisted: impl Iterator<Item = &'a String>, native: bool
         text.push_str(", true), '')");
     }
     text
+}
+
+/// Asks for the parameters that the session, or its transaction, has changed.
+pub(super) const CHANGED: &str = "SELECT name, setting FROM pg_catalog.pg_settings \
+    WHERE source = 'session' AND name NOT LIKE 'transaction\\_%'";
+
+/// A name and a value, from the body of a `DataRow`.
+pub(super) fn pair(body: &[u8]) -> Option<(String, String)> {
+    let mut fields = wire::fields_of_row(body);
+    let mut text = || String::from_utf8(fields.next()??.to_vec()).ok();
+    Some((text()?, text()?))
 }
 
 /// The reasons for a pin, as the audit gives them.
@@ -361,6 +372,20 @@ mod tests {
              pg_catalog.set_config(E'timezone',E'CET',false)"
         );
         assert_eq!(wants.difference(&wants), None);
+    }
+
+    #[test]
+    fn what_matters_is_turned_for_the_transaction() {
+        let has = parameters(&[
+            ("DateStyle", "ISO"),
+            ("work_mem", "1MB"),
+            ("timezone", "UTC"),
+        ]);
+        let wants = parameters(&[("timezone", "CET"), ("lock_timeout", "5")]);
+        let reset = "SET LOCAL \"datestyle\" TO DEFAULT".to_owned();
+        let set = "SELECT pg_catalog.set_config(E'timezone',E'CET',true)".to_owned();
+        assert_eq!(wants.turning(&has), [reset, set]);
+        assert!(wants.turning(&wants).is_empty());
     }
 
     #[test]

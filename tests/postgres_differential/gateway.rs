@@ -137,6 +137,33 @@ impl Gateway {
     }
 }
 
+/// A gateway with two upstreams to a database of its own.
+pub(crate) struct Place {
+    pub(crate) gateway: Gateway,
+    pub(crate) database: Database,
+}
+
+impl Place {
+    pub(crate) async fn open(name: &str) -> Option<Self> {
+        let url = server_url()?;
+        let database = Database::create(format!("{name}_{}", std::process::id())).await;
+        let gateway = Gateway::start(&url, &database.name, 2).await;
+        Some(Self { gateway, database })
+    }
+
+    /// Makes the next query of anybody run on the other upstream: a transaction that is left open.
+    pub(crate) async fn occupy(&self) -> Client {
+        let mut client = self.gateway.client().await;
+        client.must("begin").await;
+        client
+    }
+
+    pub(crate) async fn close(self) {
+        drop(self.gateway);
+        self.database.drop().await;
+    }
+}
+
 /// A database of its own, dropped at the end.
 pub(crate) struct Database {
     pub(crate) name: String,

@@ -20,6 +20,7 @@ mod differential;
 mod gateway;
 mod killed;
 mod listening;
+mod meanings;
 mod operations;
 mod sessions;
 mod wire;

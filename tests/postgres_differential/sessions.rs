@@ -1,36 +1,9 @@
 //! What the differential test has found, and the rows of the README's table, one by one.
 
 use crate::{
-    gateway::{Database, Gateway, account, server_url},
+    gateway::{Place, account, server_url},
     wire::{Client, bind, execute, flush, message, named, parse, query, run, sync},
 };
-
-/// A gateway with two upstreams to a database of its own.
-struct Place {
-    gateway: Gateway,
-    database: Database,
-}
-
-impl Place {
-    async fn open(name: &str) -> Option<Self> {
-        let url = server_url()?;
-        let database = Database::create(format!("{name}_{}", std::process::id())).await;
-        let gateway = Gateway::start(&url, &database.name, 2).await;
-        Some(Self { gateway, database })
-    }
-
-    /// Makes the next query of anybody run on the other upstream: a transaction that is left open.
-    async fn occupy(&self) -> Client {
-        let mut client = self.gateway.client().await;
-        client.must("begin").await;
-        client
-    }
-
-    async fn close(self) {
-        drop(self.gateway);
-        self.database.drop().await;
-    }
-}
 
 /// Runs a text on both upstreams in turn, and gives what it answered.
 async fn on_both(place: &Place, client: &mut Client, text: &str) -> Vec<(String, Vec<String>)> {
@@ -39,6 +12,29 @@ async fn on_both(place: &Place, client: &mut Client, text: &str) -> Vec<(String,
     answers.push(client.query(text).await);
     drop(other);
     answers
+}
+
+#[test]
+fn every_row_of_the_table_has_its_test() {
+    let sources = [
+        include_str!("sessions.rs"),
+        include_str!("listening.rs"),
+        include_str!("meanings.rs"),
+    ];
+    let readme = include_str!("../../README.md");
+    let table = readme.split("| | polypool | PgBouncer").nth(1).unwrap();
+    let rows = table
+        .lines()
+        .skip(2)
+        .take_while(|line| line.starts_with('|'));
+    let mut count = 0;
+    for row in rows {
+        let name = row.trim_end_matches(" |").rsplit("| ").next().unwrap();
+        let test = format!("async fn {}(", name.trim_matches('`'));
+        assert!(sources.iter().any(|source| source.contains(&test)), "{row}");
+        count += 1;
+    }
+    assert_eq!(count, 15);
 }
 
 #[tokio::test]

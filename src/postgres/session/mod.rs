@@ -11,6 +11,7 @@ mod ears;
 mod ending;
 mod lending;
 mod local;
+mod meaning;
 mod names;
 mod native;
 mod outcomes;
@@ -40,7 +41,7 @@ use super::{
     cancel::OwnDesk,
     exchange::Exchange,
     flow::{BUFFER_BYTES, Inbound, Peer},
-    prepared::ClientStatements,
+    named::ClientStatements,
     service::Service,
     settings::{Findings, Parameters},
     statement::Facts,
@@ -129,6 +130,8 @@ struct State {
     native: bool,
     /// The upstream could not be given the client's names.
     nameless: bool,
+    /// Parameters that a statement was prepared under, as the upstream tells them.
+    understood: Vec<(String, String)>,
     /// A text may have changed parameters, or what names mean, since the transaction began.
     shifted: bool,
     /// A statement that was to be there for a text could not be prepared: what the server said.

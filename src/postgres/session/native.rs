@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::{
     Session,
+    meaning::{Surroundings, Way},
     names::{LOADER, LOADER_REPLIES, PIN, like},
     requests::Step,
 };
@@ -68,20 +69,16 @@ impl Session {
     }
 
     fn name_all(&mut self, owner: (u64, u64), act: &Act) {
-        let Some(lease) = &mut self.lease else {
-            return;
-        };
-        let out = &mut lease.upstream.peer.out;
-        let mut names: Vec<(Arc<[u8]>, Arc<Statement>)> = self.statements.all().collect();
-        names.sort_unstable_by(|(one, _), (other, _)| one.cmp(other));
+        let names = self.statements.in_order();
         for (name, statement) in &names {
+            let Some(lease) = &mut self.lease else {
+                return;
+            };
+            let out = &mut lease.upstream.peer.out;
             wire::close_statement(out, name);
             self.exchange.expect(Reply::Close, like(act), Undo::Native);
             match statement.form {
-                Form::Protocol => {
-                    wire::parse_with_name(out, name, &statement.rest);
-                    self.exchange.expect(Reply::Parse, like(act), Undo::Native);
-                }
+                Form::Protocol => self.name_one(name, statement, act),
                 Form::Sql => {
                     wire::run_apart(out, LOADER, &statement.rest);
                     for reply in LOADER_REPLIES {
@@ -90,8 +87,24 @@ impl Session {
                 }
             }
         }
-        let names = names.into_iter().map(|(name, _)| name).collect();
-        lease.upstream.statements.name(names, Some(owner));
+        if let Some(lease) = &mut self.lease {
+            let names = names.into_iter().map(|(name, _)| name).collect();
+            lease.upstream.statements.name(names, Some(owner));
+        }
+    }
+
+    /// A statement by protocol means what it meant to its client.
+    fn name_one(&mut self, name: &[u8], statement: &Statement, act: &Act) {
+        let around = match self.way(&statement.facts, statement.under.get()) {
+            Way::Within(around) => around,
+            Way::Plain | Way::Anyhow | Way::Wait => Surroundings::default(),
+        };
+        self.run_around(&around.before, act, || Undo::Native);
+        if let Some(lease) = &mut self.lease {
+            wire::parse_with_name(&mut lease.upstream.peer.out, name, &statement.rest);
+            self.exchange.expect(Reply::Parse, like(act), Undo::Native);
+        }
+        self.run_around(&around.after, act, || Undo::Native);
     }
 
     /// The server has told which statements the client has by its own names: that counts.
@@ -147,7 +160,7 @@ impl Session {
         rest.extend(u16::try_from(types.len()).unwrap_or(0).to_be_bytes());
         rest.extend(types.iter().flat_map(|oid| oid.to_be_bytes()));
         let text = rest.get(..text).unwrap_or_default();
-        self.tenancy.catalogue.find(dialect, text, &rest)
+        self.identify(text, &rest)
     }
 
     /// Where names are the client's own, the server knows best. What is kept here of a statement only
@@ -166,8 +179,7 @@ impl Session {
             let refused = Refusal::Unsupported { what };
             return self.refuse_message(frame, refusal::error_bytes(&refused));
         }
-        let dialect = self.wanted.dialect();
-        let statement = self.tenancy.catalogue.find(dialect, parse.text, parse.rest);
+        let statement = self.identify(parse.text, parse.rest);
         if let Err(refused) = self.permit(&statement.facts, b'P') {
             return self.refuse_message(frame, refusal::error_bytes(&refused));
         }

@@ -6,8 +6,9 @@ use std::sync::Arc;
 use super::{Session, replies::Fate};
 use crate::postgres::{
     exchange::{Exchange, Expect, IDLE, SETTLED, Undo},
-    prepared::ClientStatements,
+    named::ClientStatements,
     refusal,
+    settings::Parameters,
     upstream::Upstream,
     wire,
 };
@@ -24,6 +25,10 @@ impl Session {
                 self.statements.remove(&name);
             }
             Undo::Set(_, done) => *done = true,
+            Undo::Understand(statement) => {
+                let pairs = std::mem::take(&mut self.state.understood);
+                drop(statement.under.set(Parameters::from_pairs(pairs)));
+            }
             Undo::Nothing
             | Undo::Prepare { .. }
             | Undo::Load(_)
@@ -113,6 +118,7 @@ pub(super) fn plain(exchange: &mut Exchange, upstream: &mut Upstream, tag: u8, f
             Undo::Load(id) => upstream.statements.proven(id),
             Undo::Prepare { sent: false, .. }
             | Undo::Nothing
+            | Undo::Understand(_)
             | Undo::Evict(_)
             | Undo::Close { .. }
             | Undo::Unnamed { .. }
@@ -136,6 +142,7 @@ pub(super) fn undo(expect: Expect, statements: &mut ClientStatements, upstream: 
     match expect.undo {
         Undo::Nothing
         | Undo::Use(..)
+        | Undo::Understand(_)
         | Undo::Set(..)
         | Undo::Deallocate(_)
         | Undo::DeallocateAll => {}

@@ -12,7 +12,8 @@ use crate::{
     postgres::{
         exchange::{Act, Expect, IDLE, Undo},
         refusal,
-        settings::Parameters,
+        settings::{Parameters, pair},
+        statement::is_plain,
         upstream::Upstream,
         wire::{self, Frame},
     },
@@ -85,7 +86,7 @@ impl Session {
         let fate = fate_of(self.exchange.act());
         let looked_at = match frame.tag {
             b'Z' | b'S' | b'E' | b'C' | b'A' => true,
-            b'D' => matches!(self.exchange.act(), Act::Audit),
+            b'D' => self.exchange.is_telling(),
             _ => false,
         };
         let long = frame.bytes > BODY_BYTES_MAX;
@@ -110,7 +111,11 @@ impl Session {
         };
         match frame.tag {
             b'D' => {
-                self.state.findings.row(body);
+                if matches!(self.exchange.act(), Act::Audit) {
+                    self.state.findings.row(body);
+                } else {
+                    self.state.understood.extend(pair(body));
+                }
                 Ok(Some(fate))
             }
             b'A' => Ok(Some(self.notification(frame))),
@@ -141,7 +146,17 @@ impl Session {
             return fate;
         };
         let pair = (name.to_owned(), value.to_owned());
-        reported.insert(pair.0.clone(), pair.1.clone());
+        let before = reported.insert(pair.0.clone(), pair.1.clone());
+        let ours = matches!(
+            self.exchange.act(),
+            Act::Settings | Act::Swallow | Act::Load
+        );
+        let announced = self.state.shifted || self.exchange.sets_parameters() || ours;
+        if !announced && before.as_ref() != Some(&pair.1) && !is_plain(name.as_bytes()) {
+            // No text told of it: a function has done it, or the server's own settings have changed.
+            self.state.shifted = true;
+            self.state.suspect = true;
+        }
         let guarded = self.role == Role::Read && name == "default_transaction_read_only";
         if guarded && fate == Fate::Pass {
             // A function of the tenant's may do what its text does not show: put it right again.
@@ -227,6 +242,7 @@ impl Session {
                 }
             }
         };
+        self.state.understood.clear();
         let unknown = refusal::is_unknown_statement(body);
         if is_fatal(body) {
             self.state.failure = Some(whole.into());

@@ -12,11 +12,9 @@ use super::{
 };
 use crate::postgres::{
     exchange::{Act, Reply, Undo},
-    held::Presence,
-    prepared::{Form, NAME_PREFIX, Statement, upstream_name},
+    prepared::{Form, NAME_PREFIX},
     refusal,
     statement::scan,
-    upstream::Upstream,
     wire::{self, Frame},
 };
 
@@ -62,8 +60,11 @@ impl Session {
             let said = refusal::too_many_statements(self.service.settings.statements_max);
             return Ok(self.refuse_message(frame, said));
         }
-        let dialect = self.wanted.dialect();
-        let statement = self.tenancy.catalogue.find(dialect, parse.text, parse.rest);
+        // What is being set counts for this text.
+        if self.exchange.sets_parameters() {
+            return Ok(Step::Wait);
+        }
+        let statement = self.identify(parse.text, parse.rest);
         if let Err(refused) = self.permit(&statement.facts, b'P') {
             return Ok(self.refuse_message(frame, refusal::error_bytes(&refused)));
         }
@@ -85,6 +86,7 @@ impl Session {
         let before = self.exchange.outstanding();
         self.load(&statement);
         let sent = self.exchange.outstanding() > before;
+        let asked = Arc::clone(&statement);
         let undo = Undo::Prepare {
             name,
             statement,
@@ -92,6 +94,7 @@ impl Session {
         };
         if sent {
             self.exchange.claim_last(undo);
+            self.ask_under(&asked);
         } else {
             self.exchange
                 .expect(Reply::Made, Act::Say(PARSE_COMPLETE), undo);
@@ -138,36 +141,6 @@ impl Session {
             (None, Absence::Usual) => !self.exchange.has_open_closes(),
             (None, Absence::Strange) => self.exchange.is_first_unit(),
         }
-    }
-
-    /// Makes sure that the upstream has a statement; the answers are swallowed.
-    pub(super) fn load(&mut self, statement: &Statement) {
-        let Some(lease) = &mut self.lease else {
-            return;
-        };
-        let Upstream {
-            peer, statements, ..
-        } = &mut lease.upstream;
-        let unit = self.exchange.unit();
-        match statements.presence(statement.id, unit) {
-            Presence::Here => return,
-            Presence::Absent => self.client.inbound.settle(&mut peer.out),
-            Presence::Doubtful => {
-                self.client.inbound.settle(&mut peer.out);
-                wire::close_statement(&mut peer.out, statement.name.as_bytes());
-                self.exchange
-                    .expect(Reply::Close, Act::Swallow, Undo::Nothing);
-            }
-        }
-        let max = self.service.settings.upstream_statements_max;
-        if let Some(oldest) = statements.sent(statement.id, unit, max) {
-            wire::close_statement(&mut peer.out, upstream_name(oldest).as_bytes());
-            self.exchange
-                .expect(Reply::Close, Act::Swallow, Undo::Evict(oldest));
-        }
-        wire::parse_with_name(&mut peer.out, statement.name.as_bytes(), &statement.rest);
-        self.exchange
-            .expect(Reply::Parse, Act::Swallow, Undo::Load(statement.id));
     }
 
     pub(super) fn bind(&mut self, frame: Frame) -> Result<Step, Stop> {
@@ -223,7 +196,9 @@ impl Session {
         if self.state.native {
             return Ok(self.bind_natively(frame, &portal, &name));
         }
-        self.load(&statement);
+        let Some(statement) = self.provide(&name, statement) else {
+            return Ok(Step::Wait);
+        };
         self.note(&statement.facts);
         let Some(lease) = &mut self.lease else {
             return Ok(Step::Done);
@@ -289,7 +264,10 @@ impl Session {
             return Ok(self.describe(frame, &name));
         }
         let undo = match self.statements.remove(&name) {
-            Some(statement) => Undo::Close { name, statement },
+            Some(statement) => {
+                self.unload(&statement);
+                Undo::Close { name, statement }
+            }
             None => Undo::Nothing,
         };
         if let Some(lease) = &mut self.lease {
@@ -324,7 +302,9 @@ impl Session {
         if self.state.native {
             return self.forward(frame, Reply::Describe);
         }
-        self.load(&statement);
+        let Some(statement) = self.provide(&name, statement) else {
+            return Step::Wait;
+        };
         let Some(lease) = &mut self.lease else {
             return Step::Done;
         };

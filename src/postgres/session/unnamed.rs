@@ -1,6 +1,11 @@
 //! The unnamed statement: kept here to be prepared again where an upstream does not have it.
 
-use super::{Session, names::Names, requests::Step};
+use super::{
+    Session,
+    meaning::{Surroundings, Way},
+    names::Names,
+    requests::Step,
+};
 use crate::postgres::{
     exchange::{Act, Reply, Undo},
     refusal,
@@ -29,7 +34,8 @@ impl Session {
         }
         let before = open.then(|| self.statements.take_unnamed()).flatten();
         let unit = self.exchange.unit();
-        let serial = self.statements.set_unnamed(rest, facts, unit);
+        let under = self.understanding();
+        let serial = self.statements.set_unnamed(rest, facts, under, unit);
         if let Some(lease) = &mut self.lease {
             lease.upstream.unnamed = Some((self.seat.id(), serial));
         }
@@ -62,31 +68,43 @@ impl Session {
             return Step::Wait;
         }
         let serial = unnamed.serial;
-        let facts = unnamed.facts.clone();
+        let (facts, under) = (unnamed.facts.clone(), unnamed.under.clone());
         match self.settle_names(&facts) {
             Names::Ready => {}
             Names::Wait => return Step::Wait,
             Names::Refused(said) => return self.refuse_run(frame, said),
         }
-        let (Some(lease), Some(unnamed)) = (&mut self.lease, self.statements.unnamed()) else {
-            return Step::Done;
-        };
-        let upstream = &mut lease.upstream;
         let mine = Some((self.seat.id(), serial));
-        if upstream.unnamed != mine {
-            self.client.inbound.settle(&mut upstream.peer.out);
-            wire::parse_with_name(&mut upstream.peer.out, b"", &unnamed.rest);
-            upstream.unnamed = mine;
-            self.statements.resend_unnamed(self.exchange.unit());
-            let undo = Undo::Unnamed {
-                serial,
-                own: false,
-                before: None,
+        let lease = self.lease.as_ref();
+        if lease.is_some_and(|lease| lease.upstream.unnamed != mine) {
+            let around = match self.way(&facts, under.as_ref()) {
+                Way::Plain | Way::Anyhow => Surroundings::default(),
+                Way::Within(around) => around,
+                Way::Wait => return Step::Wait,
             };
-            self.exchange.expect(Reply::Parse, Act::Swallow, undo);
+            self.run_around(&around.before, &Act::Swallow, || Undo::Nothing);
+            self.parse_unnamed_again(serial);
+            self.run_around(&around.after, &Act::Swallow, || Undo::Nothing);
         }
         self.note(&facts);
         self.forward(frame, reply)
+    }
+
+    fn parse_unnamed_again(&mut self, serial: u64) {
+        let (Some(lease), Some(unnamed)) = (&mut self.lease, self.statements.unnamed()) else {
+            return;
+        };
+        let upstream = &mut lease.upstream;
+        self.client.inbound.settle(&mut upstream.peer.out);
+        wire::parse_with_name(&mut upstream.peer.out, b"", &unnamed.rest);
+        upstream.unnamed = Some((self.seat.id(), serial));
+        self.statements.resend_unnamed(self.exchange.unit());
+        let undo = Undo::Unnamed {
+            serial,
+            own: false,
+            before: None,
+        };
+        self.exchange.expect(Reply::Parse, Act::Swallow, undo);
     }
 
     pub(super) fn bind_unnamed(&mut self, frame: Frame, portal: &[u8]) -> Step {

@@ -3,9 +3,10 @@
 use super::{
     block,
     change::{self, Change},
+    config::ConfigCall,
     deeds::{self, Deeds},
     fence::fence,
-    plain,
+    plain, shift,
     token::{Token, Tokens, Word},
 };
 use crate::postgres::{policy, prepared};
@@ -22,8 +23,10 @@ const LEAD_WORDS: usize = 4;
 pub(crate) struct Facts {
     /// It may leave state behind in the session: parameters, locks, temporary objects and the like.
     pub(crate) touches_session: bool,
-    /// It may change parameters, for its transaction or the session.
+    /// It may change parameters that matter to texts, for its transaction or the session.
     pub(crate) shifts: bool,
+    /// It means the same whatever the parameters are.
+    pub(crate) fixed: bool,
     /// It may end such state, which matters while there is some.
     pub(crate) may_clean: bool,
     /// It leaves state behind that cannot be asked for: the reason.
@@ -76,6 +79,7 @@ pub(super) fn scan_fully(text: &[u8]) -> Facts {
         scan.see(token);
     }
     scan.end_statement();
+    scan.facts.fixed &= !scan.facts.several;
     // What was only suspected by a word is read now.
     if scan.facts.change.take().is_some() {
         if scan.facts.several {
@@ -104,19 +108,6 @@ struct Scan {
     /// The name that a SET sets, until its `=` or TO.
     target: Option<String>,
     config: Option<ConfigCall>,
-}
-
-/// A call of `set_config` that is being read.
-#[derive(Default)]
-struct ConfigCall {
-    depth: usize,
-    arguments: usize,
-    /// The first argument, if it is a plain constant.
-    name: Option<String>,
-    /// The argument under way is the constant `true`.
-    is_true: bool,
-    /// Tokens of the argument under way.
-    tokens: usize,
 }
 
 impl Scan {
@@ -218,16 +209,13 @@ impl Scan {
         };
         match name {
             b"set_config" => {
-                self.facts.shifts = true;
                 // A call inside of another's arguments cannot be told apart, and is in doubt.
                 if self.config.is_some() {
+                    self.facts.shifts = true;
                     self.facts.sticks = Some("set_config");
                     self.facts.lifts_read_only = true;
                 }
-                self.config = Some(ConfigCall {
-                    depth: 1,
-                    ..ConfigCall::default()
-                });
+                self.config = Some(ConfigCall::opened());
             }
             b"setseed" => self.facts.sticks = Some("setseed"),
             b"currval" | b"lastval" => self.facts.recalls_sequence = true,
@@ -246,46 +234,22 @@ impl Scan {
         }
     }
 
-    /// Reads the arguments of `set_config(name, value, is_local)`.
     fn see_config(&mut self, token: Token<'_>) {
-        let Some(mut call) = self.config.take() else {
-            return;
-        };
-        call.tokens += 1;
-        match token {
-            Token::Sign(b'(') => call.depth += 1,
-            Token::Sign(b')') => {
-                call.depth -= 1;
-                if call.depth == 0 {
-                    self.configured(&call);
-                    return;
-                }
-            }
-            Token::Sign(b',') if call.depth == 1 => {
-                if call.arguments == 0 && call.tokens != 2 {
-                    call.name = None;
-                }
-                call.arguments += 1;
-                call.tokens = 0;
-                call.is_true = false;
-            }
-            Token::Text(text) if call.arguments == 0 && call.tokens == 1 => {
-                let plain = !text.contains(&b'\\') && !text.contains(&b'\'');
-                let name = std::str::from_utf8(text).ok().filter(|_| plain);
-                call.name = name.map(str::to_ascii_lowercase);
-            }
-            Token::Word(word) if call.tokens == 1 => call.is_true = word.as_bytes() == b"true",
-            Token::Sign(_) | Token::Text(_) | Token::Word(_) | Token::Doubt => {
-                call.is_true = false;
+        if let Some(mut call) = self.config.take() {
+            if call.see(token) {
+                self.configured(&call);
+            } else {
+                self.config = Some(call);
             }
         }
-        self.config = Some(call);
     }
 
     fn configured(&mut self, call: &ConfigCall) {
         let facts = &mut self.facts;
-        let local = call.arguments == 2 && call.is_true;
+        let local = call.is_local();
         facts.touches_session |= !local;
+        let name = call.name.as_deref().unwrap_or_default();
+        facts.shifts |= !shift::is_plain(name.as_bytes());
         if let Some(name) = &call.name {
             facts.lifts_read_only |= name.contains("read_only");
             if !local && name.contains('.') {
@@ -335,6 +299,7 @@ impl Scan {
         self.target = None;
         if self.config.take().is_some() {
             self.facts.touches_session = true;
+            self.facts.shifts = true;
         }
         let lead = std::mem::take(&mut self.lead);
         let word = |at: usize| lead.get(at).map_or(&b""[..], Word::as_bytes);
@@ -346,7 +311,8 @@ impl Scan {
             self.facts.deeds = Some(Deeds::default());
         }
         let facts = &mut self.facts;
-        facts.shifts |= matches!(word(0), b"set" | b"reset" | b"discard" | b"do" | b"call");
+        facts.shifts |= shift::shifts([word(0), word(1), word(2)]);
+        facts.fixed |= shift::is_fixed(word(0), word(1));
         self.fenced |= fence(facts, word(0), word(1));
         if let Some(what) = policy::admin_statement(word(0), word(1), word(2)) {
             facts.admin_only = Some(what);

@@ -6,10 +6,12 @@
 
 mod block;
 mod change;
+mod config;
 mod deeds;
 mod facts;
 mod fence;
 mod plain;
+mod shift;
 mod token;
 
 #[cfg(test)]
@@ -18,3 +20,4 @@ mod tests;
 pub(crate) use change::Change;
 pub(crate) use deeds::Deed;
 pub(crate) use facts::{Facts, scan};
+pub(crate) use shift::is_plain;

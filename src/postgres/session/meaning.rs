@@ -1,0 +1,227 @@
+//! What a text meant when its client prepared it, on whichever upstream it is prepared again.
+//!
+//! Constants are read, and names are looked up, when a statement is prepared. So it is shared with others
+//! only where nothing but known parameters could have mattered, and it is prepared again under the
+//! parameters of its Parse: they are set for the moment, and what the client has comes back behind it.
+
+use std::sync::Arc;
+
+use super::{
+    Session,
+    names::{LOADER, LOADER_REPLIES, PIN, like},
+};
+use crate::postgres::{
+    exchange::{Act, FAILED, IDLE, Reply, Undo},
+    held::Presence,
+    prepared::{Statement, upstream_name},
+    settings::{CHANGED, Parameters},
+    statement::{Facts, scan},
+    upstream::Upstream,
+    wire,
+};
+
+/// What is run around a Parse of ours.
+#[derive(Default)]
+pub(super) struct Surroundings {
+    pub(super) before: Vec<String>,
+    pub(super) after: Vec<String>,
+}
+
+/// How a statement is to be prepared again.
+pub(super) enum Way {
+    /// As it is.
+    Plain,
+    /// Under other parameters.
+    Within(Surroundings),
+    /// What the parameters are is not known, and they cannot be put aside: under these.
+    Anyhow,
+    /// Answers must come first.
+    Wait,
+}
+
+/// The savepoint of ours.
+const SAVEPOINT: &str = "\"pp?load\"";
+
+impl Session {
+    /// The parameters under which texts are understood now, if they are known.
+    pub(super) fn understanding(&self) -> Option<Arc<Parameters>> {
+        let known = !self.state.shifted && !self.exchange.sets_parameters();
+        known.then(|| Arc::clone(&self.wanted))
+    }
+
+    /// Whether a text may mean something to this client alone, whatever the parameters are: there are
+    /// temporary tables, say, or definitions that are not committed.
+    fn sees_apart(&self) -> bool {
+        let state = &self.state;
+        let pinned = state
+            .pinned
+            .is_some_and(|why| why != "listen" && why != PIN);
+        let kept = state.kept.is_some_and(|why| why != "session_mode");
+        state.suspect || state.defines || pinned || kept
+    }
+
+    /// What a Parse prepares: shared with others if it means the same to them.
+    pub(super) fn identify(&self, text: &[u8], rest: &[u8]) -> Arc<Statement> {
+        let catalogue = &self.tenancy.catalogue;
+        let under = self.understanding();
+        if let Some(under) = under.as_ref().filter(|_| !self.sees_apart()) {
+            return catalogue.find(under, text, rest);
+        }
+        let facts = scan(text);
+        if facts.fixed {
+            return catalogue.find(&Arc::default(), text, rest);
+        }
+        catalogue.alone(under, rest, facts)
+    }
+
+    /// A statement was prepared under parameters that only the server knows: asks for them.
+    pub(super) fn ask_under(&mut self, statement: &Arc<Statement>) {
+        let Some(lease) = self
+            .lease
+            .as_mut()
+            .filter(|_| statement.under.get().is_none())
+        else {
+            return;
+        };
+        let out = &mut lease.upstream.peer.out;
+        self.client.inbound.settle(out);
+        wire::run_apart(out, LOADER, CHANGED.as_bytes());
+        for reply in LOADER_REPLIES {
+            let undo = match reply {
+                Reply::Execute => Undo::Understand(Arc::clone(statement)),
+                _ => Undo::Nothing,
+            };
+            self.exchange.expect(reply, Act::Swallow, undo);
+        }
+    }
+
+    /// How to prepare again what was understood under these parameters.
+    pub(super) fn way(&self, facts: &Facts, under: Option<&Arc<Parameters>>) -> Way {
+        let Some(under) = under.filter(|_| !facts.fixed) else {
+            return Way::Plain;
+        };
+        let now = self.understanding();
+        if now
+            .as_ref()
+            .is_some_and(|now| now.dialect() == under.dialect())
+        {
+            return Way::Plain;
+        }
+        if !self.exchange.is_first_unit() {
+            return Way::Wait;
+        }
+        if self.exchange.status() == FAILED {
+            return Way::Plain;
+        }
+        if let Some(now) = now {
+            return Way::Within(Surroundings {
+                before: under.turning(&now),
+                after: now.turning(under),
+            });
+        }
+        if self.exchange.status() == IDLE || self.exchange.is_unit_open() {
+            return Way::Anyhow;
+        }
+        let mut before = vec![format!("SAVEPOINT {SAVEPOINT}"), "RESET ALL".into()];
+        before.extend(under.turning(&Parameters::default()));
+        let after = ["ROLLBACK TO", "RELEASE"].map(|end| format!("{end} SAVEPOINT {SAVEPOINT}"));
+        Way::Within(Surroundings {
+            before,
+            after: after.into(),
+        })
+    }
+
+    /// Before a Bind or Describe: makes sure that the upstream has a statement, and gives what it is
+    /// there; `None` if answers must come first.
+    pub(super) fn provide(
+        &mut self,
+        name: &[u8],
+        statement: Arc<Statement>,
+    ) -> Option<Arc<Statement>> {
+        let unit = self.exchange.unit();
+        let lease = self.lease.as_mut()?;
+        if lease.upstream.statements.presence(statement.id, unit) == Presence::Here {
+            return Some(statement);
+        }
+        let way = self.way(&statement.facts, statement.under.get());
+        let apart = matches!(way, Way::Anyhow) || self.sees_apart() && !statement.facts.fixed;
+        let around = match way {
+            Way::Plain | Way::Anyhow => Surroundings::default(),
+            Way::Within(around) => around,
+            Way::Wait => return None,
+        };
+        // Others must not come by what it means here.
+        let statement = if apart && !statement.private {
+            let (under, facts) = (statement.under.get().cloned(), statement.facts.clone());
+            let catalogue = &self.tenancy.catalogue;
+            let own = catalogue.alone(under, &statement.rest, facts);
+            self.statements.replace(name, Arc::clone(&own));
+            own
+        } else {
+            statement
+        };
+        self.run_around(&around.before, &Act::Swallow, || Undo::Nothing);
+        self.load(&statement);
+        self.run_around(&around.after, &Act::Swallow, || Undo::Nothing);
+        Some(statement)
+    }
+
+    /// Makes sure that the upstream has a statement; the answers are swallowed.
+    pub(super) fn load(&mut self, statement: &Statement) {
+        let Some(lease) = &mut self.lease else {
+            return;
+        };
+        let Upstream {
+            peer, statements, ..
+        } = &mut lease.upstream;
+        let unit = self.exchange.unit();
+        match statements.presence(statement.id, unit) {
+            Presence::Here => return,
+            Presence::Absent => self.client.inbound.settle(&mut peer.out),
+            Presence::Doubtful => {
+                self.client.inbound.settle(&mut peer.out);
+                wire::close_statement(&mut peer.out, statement.name.as_bytes());
+                self.exchange
+                    .expect(Reply::Close, Act::Swallow, Undo::Nothing);
+            }
+        }
+        let max = self.service.settings.upstream_statements_max;
+        if let Some(oldest) = statements.sent(statement.id, unit, max) {
+            wire::close_statement(&mut peer.out, upstream_name(oldest).as_bytes());
+            self.exchange
+                .expect(Reply::Close, Act::Swallow, Undo::Evict(oldest));
+        }
+        wire::parse_with_name(&mut peer.out, statement.name.as_bytes(), &statement.rest);
+        self.exchange
+            .expect(Reply::Parse, Act::Swallow, Undo::Load(statement.id));
+    }
+
+    /// Runs texts of ours in the unit under way.
+    pub(super) fn run_around(&mut self, texts: &[String], act: &Act, undo: impl Fn() -> Undo) {
+        let Some(lease) = &mut self.lease else {
+            return;
+        };
+        let out = &mut lease.upstream.peer.out;
+        for text in texts {
+            self.client.inbound.settle(out);
+            wire::run_apart(out, LOADER, text.as_bytes());
+            for reply in LOADER_REPLIES {
+                self.exchange.expect(reply, like(act), undo());
+            }
+        }
+    }
+
+    /// A statement that only this client had is closed: the upstream need not keep it.
+    pub(super) fn unload(&mut self, statement: &Statement) {
+        let Some(lease) = &mut self.lease else {
+            return;
+        };
+        let upstream = &mut lease.upstream;
+        if statement.private && upstream.statements.forget(statement.id) {
+            self.client.inbound.settle(&mut upstream.peer.out);
+            wire::close_statement(&mut upstream.peer.out, statement.name.as_bytes());
+            self.exchange
+                .expect(Reply::Close, Act::Swallow, Undo::Evict(statement.id));
+        }
+    }
+}
