@@ -2,7 +2,11 @@
 
 use std::time::Duration;
 
-use tokio::io::AsyncWriteExt;
+use polypool::auth::scram;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
 
 use crate::{
     gateway::{Database, Gateway, server_url},
@@ -190,14 +194,83 @@ async fn a_client_killed_at_any_moment_leaves_nothing() {
     let at = gateway.app.address.clone();
     let startup = message(b'x', &196_608_u32.to_be_bytes())[1..].to_vec();
     for (state, bytes) in [("mid start-up", &startup[..6]), ("before start-up", &[])] {
-        let mut socket = tokio::net::TcpStream::connect(&at).await.unwrap();
+        let mut socket = TcpStream::connect(&at).await.unwrap();
         socket.write_all(bytes).await.unwrap();
         drop(socket);
         nothing_is_left(&gateway, &mut other, state).await;
     }
+    killed_in_login(&gateway, &mut other).await;
     killed_in_line(&gateway, &mut other).await;
     drop(gateway);
     database.drop().await;
+}
+
+/// What a client of a login has sent and read when it is killed; no upstream is needed for any of it.
+async fn killed_in_login(gateway: &Gateway, other: &mut Client) {
+    let account = &gateway.app;
+    let request = |code: u32| [8_u32.to_be_bytes(), code.to_be_bytes()].concat();
+    let (mut user, mut secret) = (b"user\0".to_vec(), String::new());
+    user.extend(
+        [
+            account.user.as_bytes(),
+            b"\0database\0",
+            account.database.as_bytes(),
+            b"\0",
+        ]
+        .concat(),
+    );
+    user.extend(b"options\0-c work_mem=9MB\0\0");
+    let startup = message(b'x', &[&196_608_u32.to_be_bytes()[..], &user].concat())[1..].to_vec();
+    // Up to which step the login goes: its message is sent in part, or whole, or its answer is read.
+    for (step, last) in (0..6).flat_map(|step| [0, 1, 2].map(|last| (step, last))) {
+        let leases = || gateway.service.fleet().snapshot()[0].leased;
+        assert_eq!(leases(), 0);
+        let mut client = Client {
+            socket: TcpStream::connect(&account.address).await.unwrap(),
+            key: (0, 0),
+            parameters: Vec::new(),
+        };
+        let (scram, first) = scram::Client::begin("").unwrap();
+        let mut scram = Some(scram);
+        for at in 0..=step {
+            let sent = match at {
+                0 => request(80_877_103),
+                1 => request(80_877_104),
+                2 => startup.clone(),
+                3 => {
+                    let length = u32::try_from(first.len()).unwrap().to_be_bytes();
+                    message(
+                        b'p',
+                        &[b"SCRAM-SHA-256\0", &length[..], first.as_bytes()].concat(),
+                    )
+                }
+                4 => {
+                    let answer = scram
+                        .take()
+                        .unwrap()
+                        .answer(&secret, &account.password, None);
+                    message(b'p', answer.unwrap().message.as_bytes())
+                }
+                _ => query("begin"),
+            };
+            let end = sent.len() - usize::from(at == step && last == 0);
+            client.socket.write_all(&sent[..end]).await.unwrap();
+            if at == step && last < 2 {
+                break;
+            }
+            match at {
+                0 | 1 => assert_eq!(client.socket.read_u8().await.unwrap(), b'N'),
+                3 => secret = String::from_utf8(client.read().await.body[4..].to_vec()).unwrap(),
+                4 => while client.read().await.tag != b'Z' {},
+                _ => drop(client.read().await),
+            }
+            if at < 5 {
+                assert_eq!(leases(), 0, "step {at}");
+            }
+        }
+        drop(client);
+        nothing_is_left(gateway, other, &format!("login, step {step}, {last}")).await;
+    }
 }
 
 /// One client has the only upstream; another waits for it, and is killed.
@@ -220,7 +293,7 @@ async fn killed_in_line(gateway: &Gateway, other: &mut Client) {
     nothing_is_left(gateway, other, "waiting in line").await;
 }
 
-async fn nothing_is_left(gateway: &Gateway, other: &mut Client, state: &str) {
+pub(crate) async fn nothing_is_left(gateway: &Gateway, other: &mut Client, state: &str) {
     gateway.settle().await;
     let left = "select 'setting ' || name from pg_settings where source = 'session' \
         union all select 'lock' from pg_locks where locktype = 'advisory' and pid = pg_backend_pid() \

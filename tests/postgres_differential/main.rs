@@ -16,6 +16,7 @@
     reason = "a test may stop here"
 )]
 
+mod cancels;
 mod differential;
 mod gateway;
 mod killed;
