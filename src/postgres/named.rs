@@ -24,6 +24,9 @@ pub(super) struct ClientStatements {
     serial: u64,
     /// Tells the list of names from what it was earlier.
     edition: u64,
+    /// Names that were given without asking the server, and not used since: when that was, in the
+    /// catalogue's time.
+    unproven: HashMap<Box<[u8]>, u64>,
 }
 
 /// What a client's names mean.
@@ -116,6 +119,19 @@ impl ClientStatements {
         self.named.found.insert(name.into(), named);
     }
 
+    /// A name was given without asking the server.
+    pub(super) fn believe(&mut self, name: &[u8], epoch: u64) {
+        self.unproven.insert(name.into(), epoch);
+    }
+
+    /// A name is used; when it was given, if the server was not asked then and this is its first use.
+    pub(super) fn first_use(&mut self, name: &[u8]) -> Option<u64> {
+        if self.unproven.is_empty() {
+            return None;
+        }
+        self.unproven.remove(name)
+    }
+
     /// The same statement, of this client alone.
     pub(super) fn replace(&mut self, name: &[u8], own: Arc<Statement>) {
         if let Some(named) = self.named.found.get_mut(name) {
@@ -125,6 +141,7 @@ impl ClientStatements {
 
     pub(super) fn remove(&mut self, name: &[u8]) -> Option<Arc<Statement>> {
         let old = self.named.found.remove(name)?;
+        self.first_use(name);
         self.edition += 1;
         self.named.bytes -= old.statement.rest.len();
         self.named.by_sql -= usize::from(old.statement.form == Form::Sql);
@@ -153,6 +170,7 @@ impl ClientStatements {
     /// All names are gone (`DEALLOCATE ALL`, `DISCARD ALL`); gives them, to be put back perhaps.
     pub(super) fn take_named(&mut self) -> Names {
         self.edition += 1;
+        self.unproven.clear();
         std::mem::take(&mut self.named)
     }
 

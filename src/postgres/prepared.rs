@@ -44,6 +44,8 @@ pub(super) struct Statement {
     pub(super) dialect: u64,
     /// These parameters, once they are known.
     pub(super) under: OnceLock<Arc<Parameters>>,
+    /// The columns that it gives, once they are known: their digest.
+    pub(super) shape: OnceLock<u64>,
     /// No other client has it: what its text meant depends on more than these.
     pub(super) private: bool,
     /// Its name on upstreams, unless the client's own is needed.
@@ -67,6 +69,7 @@ impl Statement {
             form: Form::Sql,
             dialect,
             under: OnceLock::new(),
+            shape: OnceLock::new(),
             private: true,
             name: String::new(),
             rest: text.into(),
@@ -137,6 +140,7 @@ struct Entries {
     count: usize,
     bytes: usize,
     last_id: u64,
+    epoch: u64,
 }
 
 impl Catalogue {
@@ -177,6 +181,14 @@ impl Catalogue {
         Arc::new(self.inner.lock().enter(under, rest, facts))
     }
 
+    /// The same statement, of one client's alone.
+    pub(super) fn own(&self, statement: &Statement) -> Arc<Statement> {
+        let (under, facts) = (statement.under.get().cloned(), statement.facts.clone());
+        let mut own = self.inner.lock().enter(under, &statement.rest, facts);
+        own.shape.clone_from(&statement.shape);
+        Arc::new(own)
+    }
+
     /// The statement of that text and those types, if somebody prepared it.
     pub(super) fn known(&self, dialect: u64, rest: &[u8]) -> Option<Arc<Statement>> {
         let inner = self.inner.lock();
@@ -187,12 +199,18 @@ impl Catalogue {
             .map(|found| Arc::clone(&found.0))
     }
 
+    /// How often definitions have changed, as far as is known.
+    pub(super) fn epoch(&self) -> u64 {
+        self.inner.lock().epoch
+    }
+
     /// Gives new identities from now on: definitions changed, so old plans may give other columns.
     ///
     /// Clients keep what they have prepared, and see what a direct connection would show them.
     pub(super) fn renew(&self) {
         let mut inner = self.inner.lock();
         inner.dialects.clear();
+        inner.epoch += 1;
         inner.count = 0;
         inner.bytes = 0;
     }
@@ -207,6 +225,7 @@ impl Entries {
             form: Form::Protocol,
             dialect: under.as_ref().map_or(0, |under| under.dialect()),
             under: under.map_or_else(OnceLock::new, OnceLock::from),
+            shape: OnceLock::new(),
             private: true,
             name: upstream_name(self.last_id),
             rest: rest.into(),

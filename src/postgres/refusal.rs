@@ -9,6 +9,8 @@ use crate::fault::Refusal;
 
 /// The SQLSTATE of "cached plan must not change result type" and of other things not supported.
 pub(super) const FEATURE_NOT_SUPPORTED: &str = "0A000";
+/// The server's words where a statement's columns have changed.
+const STALE_PLAN: &str = "cached plan must not change result type";
 
 /// The SQLSTATE of a prepared statement that does not exist.
 const UNKNOWN_STATEMENT: &str = "26000";
@@ -106,6 +108,13 @@ pub(super) fn unknown_statement(name: &[u8]) -> Box<[u8]> {
     out.as_ref().into()
 }
 
+/// A statement would give other columns than its client knows.
+pub(super) fn changed_columns() -> Box<[u8]> {
+    let mut out = BytesMut::new();
+    wire::error_response(&mut out, "ERROR", FEATURE_NOT_SUPPORTED, STALE_PLAN, None);
+    out.as_ref().into()
+}
+
 /// More prepared statements than a client may hold.
 pub(super) fn too_many_statements(max: usize) -> Box<[u8]> {
     let mut out = BytesMut::new();
@@ -189,7 +198,7 @@ pub(super) fn is_stale_plan(body: &[u8]) -> bool {
     fields.any(|(letter, text)| letter == b'C' && text == FEATURE_NOT_SUPPORTED.as_bytes())
         && wire::error_fields(body).any(|(letter, text)| {
             letter == b'R' && text == b"RevalidateCachedQuery"
-                || letter == b'M' && text == b"cached plan must not change result type"
+                || letter == b'M' && text == STALE_PLAN.as_bytes()
         })
 }
 

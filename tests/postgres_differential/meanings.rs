@@ -3,7 +3,7 @@
 
 use crate::{
     gateway::{Place, account, server_url},
-    wire::{Client, parse, query, run, sync},
+    wire::{Client, named, parse, query, run, sync},
 };
 
 /// A date that is the first of February or the second of January.
@@ -135,7 +135,7 @@ async fn a_statement_keeps_its_meaning_when_parameters_change() {
                     &[
                         parse("x", "reset DateStyle"),
                         run("x"),
-                        crate::wire::named(b'C', b'S', "x"),
+                        named(b'C', b'S', "x"),
                         sync(),
                     ]
                     .concat(),
@@ -266,5 +266,55 @@ async fn a_temporary_table_hides_others_from_its_client_only() {
         outcomes(&place, &mut fresh, "s").await,
         ["public", "public"]
     );
+    place.close().await;
+}
+
+#[tokio::test]
+async fn columns_that_have_changed_are_refused_on_whichever_upstream() {
+    let Some(place) = Place::open("columns").await else {
+        return;
+    };
+    let direct = account(&server_url().unwrap(), &place.database.name);
+    let mut truth = Client::log_in(&direct, &[]).await.unwrap();
+    truth.must("create table t as select 'x' as a").await;
+    let (mut client, text) = (place.gateway.client().await, "select * from t");
+    for client in [&mut truth, &mut client] {
+        prepare(client, "s", text).await;
+        assert_eq!(outcome(client, "s").await, "x");
+    }
+    for change in [
+        "alter table t add column b int",
+        "alter table t drop column b; alter table t alter column a type varchar",
+    ] {
+        // Past the gateway, and through it.
+        if change.contains("add") {
+            truth.must(change).await;
+        } else {
+            place.gateway.client().await.must(change).await;
+        }
+        // Who prepares it now finds it as it is, also where it has not been prepared before.
+        let occupied = place.occupy().await;
+        let mut fresh = place.gateway.client().await;
+        prepare(&mut fresh, "s", text).await;
+        assert!(outcome(&mut fresh, "s").await.starts_with('x'), "{change}");
+        drop(occupied);
+        place.gateway.settle().await;
+        // Who has prepared it before hears that it has changed, again and again.
+        assert_eq!(outcome(&mut truth, "s").await, "0A000EZI", "{change}");
+        for _ in 0..2 {
+            let found = outcomes(&place, &mut client, "s").await;
+            assert_eq!(found, ["0A000EZI", "0A000EZI"], "{change}");
+        }
+        for client in [&mut truth, &mut client] {
+            client
+                .send(&[named(b'C', b'S', "s"), sync()].concat())
+                .await;
+            client.unit().await;
+            prepare(client, "s", text).await;
+            assert!(outcome(client, "s").await.starts_with('x'), "{change}");
+        }
+        let found = outcomes(&place, &mut client, "s").await;
+        assert!(found.iter().all(|row| row.starts_with('x')), "{change}");
+    }
     place.close().await;
 }

@@ -29,6 +29,7 @@ impl Session {
         self.desk.attach(&lease.upstream.cancel);
         self.exchange.renew();
         self.state.nameless = false;
+        self.state.changed = None;
         self.lease = Some(lease);
         Ok(())
     }

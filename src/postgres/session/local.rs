@@ -36,6 +36,8 @@ impl Session {
             match change {
                 Change::Prepare(name, statement) => {
                     self.statements.insert(&name, statement, SETTLED);
+                    let epoch = self.tenancy.catalogue.epoch();
+                    self.statements.believe(&name, epoch);
                     out.extend_from_slice(parsed);
                 }
                 Change::Close(name) => {

@@ -39,6 +39,15 @@ pub(super) enum Way {
     Wait,
 }
 
+/// Whether the upstream has a statement.
+pub(super) enum Provided {
+    Here(Arc<Statement>),
+    /// Answers must come first.
+    Wait,
+    /// It would give other columns than its client knows.
+    Changed,
+}
+
 /// The savepoint of ours.
 const SAVEPOINT: &str = "\"pp?load\"";
 
@@ -132,29 +141,41 @@ impl Session {
     }
 
     /// Before a Bind or Describe: makes sure that the upstream has a statement, and gives what it is
-    /// there; `None` if answers must come first.
-    pub(super) fn provide(
-        &mut self,
-        name: &[u8],
-        statement: Arc<Statement>,
-    ) -> Option<Arc<Statement>> {
+    /// there.
+    pub(super) fn provide(&mut self, name: &[u8], statement: Arc<Statement>) -> Provided {
+        if self.exchange.is_comparing() {
+            return Provided::Wait;
+        }
+        let statement = if self.state.changed.take() == Some(statement.id) {
+            let catalogue = &self.tenancy.catalogue;
+            let epoch = catalogue.epoch();
+            catalogue.renew();
+            if self.statements.first_use(name) != Some(epoch) {
+                return Provided::Changed;
+            }
+            // What others knew of it was out of date when the client prepared it; it knows nothing yet.
+            self.prepared_anew(name, &statement)
+        } else {
+            statement
+        };
         let unit = self.exchange.unit();
-        let lease = self.lease.as_mut()?;
+        let Some(lease) = self.lease.as_mut() else {
+            return Provided::Wait;
+        };
         if lease.upstream.statements.presence(statement.id, unit) == Presence::Here {
-            return Some(statement);
+            self.statements.first_use(name);
+            return Provided::Here(statement);
         }
         let way = self.way(&statement.facts, statement.under.get());
         let apart = matches!(way, Way::Anyhow) || self.sees_apart() && !statement.facts.fixed;
         let around = match way {
             Way::Plain | Way::Anyhow => Surroundings::default(),
             Way::Within(around) => around,
-            Way::Wait => return None,
+            Way::Wait => return Provided::Wait,
         };
         // Others must not come by what it means here.
         let statement = if apart && !statement.private {
-            let (under, facts) = (statement.under.get().cloned(), statement.facts.clone());
-            let catalogue = &self.tenancy.catalogue;
-            let own = catalogue.alone(under, &statement.rest, facts);
+            let own = self.tenancy.catalogue.own(&statement);
             self.statements.replace(name, Arc::clone(&own));
             own
         } else {
@@ -163,7 +184,17 @@ impl Session {
         self.run_around(&around.before, &Act::Swallow, || Undo::Nothing);
         self.load(&statement);
         self.run_around(&around.after, &Act::Swallow, || Undo::Nothing);
-        Some(statement)
+        let known = statement.shape.get().is_some();
+        self.ask_shape(&statement, None);
+        if !known || statement.facts.fixed {
+            self.statements.first_use(name);
+            return Provided::Here(statement);
+        }
+        // Before it runs it must be known that it gives what its client was told.
+        if let Some(lease) = &mut self.lease {
+            wire::data(&mut lease.upstream.peer.out, b'H');
+        }
+        Provided::Wait
     }
 
     /// Makes sure that the upstream has a statement; the answers are swallowed.
@@ -194,6 +225,46 @@ impl Session {
         wire::parse_with_name(&mut peer.out, statement.name.as_bytes(), &statement.rest);
         self.exchange
             .expect(Reply::Parse, Act::Swallow, Undo::Load(statement.id));
+    }
+
+    /// Asks which columns a statement gives, which was just prepared: by the client, under this name, or
+    /// again.
+    pub(super) fn ask_shape(&mut self, statement: &Arc<Statement>, name: Option<Box<[u8]>>) {
+        if let Some(lease) = self.lease.as_mut().filter(|_| !statement.facts.fixed) {
+            let out = &mut lease.upstream.peer.out;
+            wire::named_message(out, b'D', statement.name.as_bytes());
+            let undo = Undo::Shape(Arc::clone(statement), name);
+            self.exchange.expect(Reply::Describe, Act::Swallow, undo);
+        }
+    }
+
+    /// The upstream tells which columns a statement gives. Others than its client knows make it of no
+    /// use, as on the client's own connection; but who has just prepared it knows these.
+    pub(super) fn compare(&mut self, shape: u64) {
+        let Some(Undo::Shape(statement, name)) = self.exchange.undo() else {
+            return;
+        };
+        if *statement.shape.get_or_init(|| shape) == shape {
+            return;
+        }
+        let statement = Arc::clone(statement);
+        if let Some(name) = name.clone() {
+            self.tenancy.catalogue.renew();
+            self.prepared_anew(&name, &statement);
+        } else {
+            self.state.changed = Some(statement.id);
+        }
+        if let Some(lease) = &mut self.lease {
+            lease.upstream.statements.doubt(statement.id);
+        }
+    }
+
+    fn prepared_anew(&mut self, name: &[u8], statement: &Statement) -> Arc<Statement> {
+        let (under, facts) = (statement.under.get().cloned(), statement.facts.clone());
+        let catalogue = &self.tenancy.catalogue;
+        let fresh = catalogue.alone(under, &statement.rest, facts);
+        self.statements.replace(name, Arc::clone(&fresh));
+        fresh
     }
 
     /// Runs texts of ours in the unit under way.

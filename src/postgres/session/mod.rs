@@ -132,6 +132,8 @@ struct State {
     nameless: bool,
     /// Parameters that a statement was prepared under, as the upstream tells them.
     understood: Vec<(String, String)>,
+    /// A statement that would give other columns on the upstream than its client knows.
+    changed: Option<u64>,
     /// A text may have changed parameters, or what names mean, since the transaction began.
     shifted: bool,
     /// A statement that was to be there for a text could not be prepared: what the server said.

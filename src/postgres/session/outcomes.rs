@@ -32,6 +32,7 @@ impl Session {
             Undo::Nothing
             | Undo::Prepare { .. }
             | Undo::Load(_)
+            | Undo::Shape(..)
             | Undo::Evict(_)
             | Undo::Close { .. }
             | Undo::Unnamed { .. }
@@ -119,6 +120,7 @@ pub(super) fn plain(exchange: &mut Exchange, upstream: &mut Upstream, tag: u8, f
             Undo::Prepare { sent: false, .. }
             | Undo::Nothing
             | Undo::Understand(_)
+            | Undo::Shape(..)
             | Undo::Evict(_)
             | Undo::Close { .. }
             | Undo::Unnamed { .. }
@@ -143,6 +145,7 @@ pub(super) fn undo(expect: Expect, statements: &mut ClientStatements, upstream: 
         Undo::Nothing
         | Undo::Use(..)
         | Undo::Understand(_)
+        | Undo::Shape(..)
         | Undo::Set(..)
         | Undo::Deallocate(_)
         | Undo::DeallocateAll => {}

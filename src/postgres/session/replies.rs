@@ -87,6 +87,7 @@ impl Session {
         let looked_at = match frame.tag {
             b'Z' | b'S' | b'E' | b'C' | b'A' => true,
             b'D' => self.exchange.is_telling(),
+            b'T' | b'n' => matches!(self.exchange.undo(), Some(Undo::Shape(..))),
             _ => false,
         };
         let long = frame.bytes > BODY_BYTES_MAX;
@@ -119,6 +120,12 @@ impl Session {
                 Ok(Some(fate))
             }
             b'A' => Ok(Some(self.notification(frame))),
+            b'T' | b'n' => {
+                let shape = wire::columns_digest(body);
+                self.compare(shape);
+                drop(self.exchange.answered(frame.tag));
+                Ok(Some(fate))
+            }
             b'S' => Ok(Some(self.status(frame, fate))),
             b'C' => Ok(Some(self.complete(frame, fate))),
             b'E' => Ok(Some(self.error(frame))),

@@ -7,6 +7,7 @@ use bytes::BytesMut;
 
 use super::{
     Run, Session, Stop,
+    meaning::Provided,
     names::{Names, unprepared},
     requests::{Step, malformed},
 };
@@ -86,7 +87,7 @@ impl Session {
         let before = self.exchange.outstanding();
         self.load(&statement);
         let sent = self.exchange.outstanding() > before;
-        let asked = Arc::clone(&statement);
+        let (asked, asked_name) = (Arc::clone(&statement), name.clone());
         let undo = Undo::Prepare {
             name,
             statement,
@@ -95,7 +96,10 @@ impl Session {
         if sent {
             self.exchange.claim_last(undo);
             self.ask_under(&asked);
+            self.ask_shape(&asked, Some(asked_name));
         } else {
+            let epoch = self.tenancy.catalogue.epoch();
+            self.statements.believe(&asked_name, epoch);
             self.exchange
                 .expect(Reply::Made, Act::Say(PARSE_COMPLETE), undo);
             self.exchange.begin_unit();
@@ -174,14 +178,8 @@ impl Session {
         let found = self.statements.find_named(bind.statement);
         let Some((name, statement)) = found.map(|(name, found)| (name.clone(), found.clone()))
         else {
-            if !bind.statement.starts_with(NAME_PREFIX.as_bytes()) {
-                // The upstream does not know it either, and says so as it should be said.
-                let strange = bind.statement.to_vec();
-                self.forget_strange(&strange);
-                return Ok(self.forward(frame, Reply::Bind));
-            }
-            let said = refusal::unknown_statement(bind.statement);
-            return Ok(self.refuse_run(frame, said));
+            let strange = bind.statement.to_vec();
+            return Ok(self.bind_strange(frame, &strange));
         };
         if statement.form == Form::Sql {
             return Ok(self.refuse_run(frame, unprepared()));
@@ -196,8 +194,10 @@ impl Session {
         if self.state.native {
             return Ok(self.bind_natively(frame, &portal, &name));
         }
-        let Some(statement) = self.provide(&name, statement) else {
-            return Ok(Step::Wait);
+        let statement = match self.provide(&name, statement) {
+            Provided::Here(statement) => statement,
+            Provided::Wait => return Ok(Step::Wait),
+            Provided::Changed => return Ok(self.refuse_run(frame, refusal::changed_columns())),
         };
         self.note(&statement.facts);
         let Some(lease) = &mut self.lease else {
@@ -214,6 +214,16 @@ impl Session {
             dropped: false,
         };
         Ok(Step::Done)
+    }
+
+    /// A Bind of a name that the client has not given.
+    fn bind_strange(&mut self, frame: Frame, name: &[u8]) -> Step {
+        if name.starts_with(NAME_PREFIX.as_bytes()) {
+            return self.refuse_run(frame, refusal::unknown_statement(name));
+        }
+        // The upstream does not know it either, and says so as it should be said.
+        self.forget_strange(name);
+        self.forward(frame, Reply::Bind)
     }
 
     /// As [`Self::refuse_message`], for a message of which the rest may still be to come.
@@ -302,8 +312,10 @@ impl Session {
         if self.state.native {
             return self.forward(frame, Reply::Describe);
         }
-        let Some(statement) = self.provide(&name, statement) else {
-            return Step::Wait;
+        let statement = match self.provide(&name, statement) {
+            Provided::Here(statement) => statement,
+            Provided::Wait => return Step::Wait,
+            Provided::Changed => return self.refuse_message(frame, refusal::changed_columns()),
         };
         let Some(lease) = &mut self.lease else {
             return Step::Done;

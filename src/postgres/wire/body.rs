@@ -1,5 +1,7 @@
 //! The bodies of the few messages that are looked at.
 
+use std::hash::{Hash, Hasher};
+
 /// A Parse message's body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Parse<'a> {
@@ -78,6 +80,22 @@ pub(crate) fn error_fields(body: &[u8]) -> impl Iterator<Item = (u8, &[u8])> {
         rest = tail;
         Some((*letter, text))
     })
+}
+
+/// Tells apart what the bodies of `RowDescription` say of columns: names, types and modifiers. That of
+/// `NoData` is empty.
+pub(crate) fn columns_digest(body: &[u8]) -> u64 {
+    let mut hasher = ahash::AHasher::default();
+    let mut rest = body.get(2..).unwrap_or_default();
+    while let Some((name, tail)) = split_cstr(rest) {
+        // Which table's column it is, and its format here, do not matter.
+        let Some((numbers, after)) = tail.split_first_chunk::<18>() else {
+            break;
+        };
+        (name, numbers.get(6..16)).hash(&mut hasher);
+        rest = after;
+    }
+    hasher.finish()
 }
 
 /// The columns of a `DataRow`; `None` for a null and for what is cut off.

@@ -11,7 +11,9 @@ mod startup;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use body::{bind, error_fields, fields_of_row, named, parse, split_cstr, status_pair};
+pub(crate) use body::{
+    bind, columns_digest, error_fields, fields_of_row, named, parse, split_cstr, status_pair,
+};
 pub(crate) use frame::{Frame, HEADER_BYTES, backend_head, frontend_head};
 pub(crate) use make::{
     authentication, authentication_ok, backend_key, bind_with_name, cancel_request,

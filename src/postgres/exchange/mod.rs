@@ -4,112 +4,16 @@
 //! Entries of ours (statements loaded, settings, questions) have answers that the client never sees,
 //! and entries that were answered here wait for their turn in the same line.
 
-use std::{collections::VecDeque, sync::Arc};
+mod entry;
 
-use super::{
-    named::{Names, Unnamed},
-    prepared::Statement,
-};
+use std::collections::VecDeque;
+
+pub(super) use entry::{Act, Expect, Reply, Undo};
 
 /// The transaction status that `ReadyForQuery` reports.
 pub(super) const IDLE: u8 = b'I';
 /// The same of a transaction that has failed.
 pub(super) const FAILED: u8 = b'E';
-
-/// What ends an entry.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Reply {
-    Parse,
-    Bind,
-    Describe,
-    Execute,
-    Close,
-    /// `ReadyForQuery`, for Sync.
-    Sync,
-    /// `ReadyForQuery`, for a simple query or a function call.
-    Query,
-    /// Nothing: it was answered here.
-    Made,
-}
-
-/// What happens to the answer.
-#[derive(Debug)]
-pub(super) enum Act {
-    /// It is the client's.
-    Forward,
-    /// It is the answer to a message of ours.
-    Swallow,
-    /// We answered already: this message, when its turn comes.
-    Say(&'static [u8]),
-    /// The message was made to fail; the client hears this error instead of the upstream's.
-    Replace(Box<[u8]>),
-    /// It is the answer to a message of ours, and so is an error.
-    Load,
-    /// It is the client's, but for its end: parameters are put right first.
-    Hold,
-    /// Parameters were put right after what the client reset; the end of its answer.
-    Restore,
-    /// Parameters were applied.
-    Settings,
-    /// The upstream was asked for the state of its session.
-    Audit,
-}
-
-/// What is to be taken back if the message was never carried out, or to be noted once it was.
-#[derive(Debug)]
-pub(super) enum Undo {
-    Nothing,
-    /// A client's name for a statement, and whether its Parse was sent.
-    Prepare {
-        name: Box<[u8]>,
-        statement: Arc<Statement>,
-        sent: bool,
-    },
-    /// A statement that we sent.
-    Load(u64),
-    /// A statement of one client's, of which the answer tells the parameters that it was prepared under.
-    Understand(Arc<Statement>),
-    /// A statement that we closed.
-    Evict(u64),
-    /// A client's name that it closed.
-    Close {
-        name: Box<[u8]>,
-        statement: Arc<Statement>,
-    },
-    /// The client's unnamed statement of that serial: its own Parse, or ours for it.
-    Unnamed {
-        serial: u64,
-        own: bool,
-        /// The one before, in case that this one is skipped.
-        before: Option<Box<Unnamed>>,
-    },
-    /// The client's unnamed statement, which it closed.
-    CloseUnnamed(Option<Box<Unnamed>>),
-    /// A statement that is used, and the client's name for it.
-    Use(u64, Arc<[u8]>),
-    /// Statements get the client's names on the upstream.
-    Native,
-    /// A name of the client's stands on the upstream for a moment.
-    Lent,
-    /// A name that the client gives up by an Execute.
-    Take(Arc<[u8]>, Arc<Statement>),
-    /// All the client's names, which it gives up so.
-    TakeAll(Box<Names>),
-    /// A simple query that takes a name away, once it is carried out.
-    Deallocate(Arc<[u8]>),
-    /// A simple query that may take all names away, which its answer tells.
-    DeallocateAll,
-    /// A parameter that is set or reset, and whether it was.
-    Set(Box<(String, Option<String>)>, bool),
-}
-
-/// One message that will be answered.
-#[derive(Debug)]
-pub(super) struct Expect {
-    pub(super) reply: Reply,
-    pub(super) act: Act,
-    pub(super) undo: Undo,
-}
 
 /// What an exchange knows of its upstream.
 #[derive(Debug)]
@@ -222,6 +126,15 @@ impl Exchange {
             )
         };
         self.queue.front().is_some_and(telling)
+    }
+
+    /// A statement of which columns are asked that are known: they may not have changed.
+    pub(super) fn is_comparing(&self) -> bool {
+        let compares = |expect: &Expect| match &expect.undo {
+            Undo::Shape(statement, None) => statement.shape.get().is_some(),
+            _ => false,
+        };
+        self.queue.iter().any(compares)
     }
 
     /// Whether a plain change of a parameter is under way.
