@@ -4,7 +4,7 @@ use std::{ops::Range, time::Duration};
 
 use tokio::time::Instant;
 
-use super::wire::{Header, MESSAGE_BYTES_MAX, Message, lower_integer};
+use super::wire::{Body, lower_integer};
 
 /// When a command has to be done.
 #[derive(Debug)]
@@ -16,27 +16,30 @@ pub(super) struct Deadline {
 }
 
 impl Deadline {
-    /// The deadline of a command that begins to wait now, if the client gave it one. A `getMore` has none: there the
+    /// The deadline of a command that came just now, if the client gave it one. A `getMore` has none: there the
     /// field says how long it may wait for data.
-    pub(super) fn of(message: &[u8]) -> Option<Self> {
-        Self::since(message, Instant::now())
-    }
-
-    /// The deadline of a command that came at that time.
-    pub(super) fn since(message: &[u8], asked_at: Instant) -> Option<Self> {
-        let header = Header::parse(message, MESSAGE_BYTES_MAX).ok()??;
-        let message = Message::parse(message, &header).ok()?;
-        let field = message.body.field("maxTimeMS")?;
+    pub(super) fn of(body: &Body<'_>, body_at: usize) -> Option<Box<Self>> {
+        let field = body.time_max.as_ref()?;
         let millis = u64::try_from(field.integer()?).ok()?;
-        if millis == 0 || message.body.command() == b"getMore" {
+        if millis == 0 || body.command() == b"getMore" {
             return None;
         }
-        let body_at = message.body_at.start;
-        Some(Self {
+        Some(Box::new(Self {
             field: body_at + field.range.start..body_at + field.range.end,
-            asked_at,
+            asked_at: Instant::now(),
             given: Duration::from_millis(millis),
-        })
+        }))
+    }
+
+    /// That many bytes before the field are gone.
+    pub(super) fn shift(&mut self, bytes: usize) {
+        self.field.start -= bytes;
+        self.field.end -= bytes;
+    }
+
+    /// Where `maxTimeMS` is in the message.
+    pub(super) const fn field(&self) -> &Range<usize> {
+        &self.field
     }
 
     /// The moment after which nobody wants the answer.
@@ -58,7 +61,7 @@ mod tests {
     use bson::{RawDocumentBuf, rawdoc};
 
     use super::*;
-    use crate::mongodb::wire::encode_message;
+    use crate::mongodb::wire::{Message, encode_message};
 
     fn encoded(body: &RawDocumentBuf) -> Vec<u8> {
         let mut bytes = Vec::new();
@@ -66,17 +69,22 @@ mod tests {
         bytes
     }
 
+    fn deadline(body: &RawDocumentBuf) -> Option<Box<Deadline>> {
+        let body = Body::scan(body.as_bytes()).unwrap();
+        Deadline::of(&body, Message::REPLY_BODY_AT)
+    }
+
     #[tokio::test(start_paused = true)]
     async fn what_was_waited_is_taken_off() {
-        let find = |millis: i32| encoded(&rawdoc! { "find": "c", "maxTimeMS": millis, "$db": "a" });
-        let mut bytes = find(500);
-        let deadline = Deadline::of(&bytes).unwrap();
+        let find = |millis: i32| rawdoc! { "find": "c", "maxTimeMS": millis, "$db": "a" };
+        let mut bytes = encoded(&find(500));
+        let deadline = deadline(&find(500)).unwrap();
         tokio::time::advance(Duration::from_millis(120)).await;
         deadline.lower(&mut bytes);
-        assert_eq!(bytes, find(380));
+        assert_eq!(bytes, encoded(&find(380)));
         tokio::time::advance(Duration::from_secs(1)).await;
         deadline.lower(&mut bytes);
-        assert_eq!(bytes, find(1));
+        assert_eq!(bytes, encoded(&find(1)));
     }
 
     #[tokio::test]
@@ -86,7 +94,7 @@ mod tests {
             rawdoc! { "find": "c", "maxTimeMS": 0, "$db": "a" },
             rawdoc! { "getMore": 7_i64, "maxTimeMS": 500, "$db": "a" },
         ] {
-            assert!(Deadline::of(&encoded(&body)).is_none());
+            assert!(deadline(&body).is_none());
         }
     }
 }

@@ -77,26 +77,43 @@ impl Session {
             member.servers = self.service.servers(&member.servers.tenant());
         }
         let servers = &member.servers;
-        if let Some((server, lease)) = servers.try_lease(&plan.route) {
-            if server.endpoint.is_none() && lease.upstream.kind == ServerKind::Member {
-                servers.doubt(&server);
+        let server = match servers.try_lease(&plan.route) {
+            Ok((server, lease)) => {
+                if server.endpoint.is_none() && lease.upstream.kind == ServerKind::Member {
+                    servers.doubt(&server);
+                }
+                return Flow::Continue(Ok(Loan { server, lease }));
             }
-            return Flow::Continue(Ok(Loan { server, lease }));
+            Err(server) => server,
+        };
+        if let Some(server) = server
+            && plan.deadline.is_none()
+        {
+            let outcome = match server.pool.stand_in_line() {
+                Ok(waiting) => self.attend(waiting).await,
+                Err(error) => Ok(Err(error)),
+            };
+            match outcome {
+                Ok(Ok(lease)) => return Flow::Continue(Ok(Loan { server, lease })),
+                // Another server may fit.
+                Ok(Err(CheckoutError::DialFailed(_))) => {}
+                Ok(Err(error)) => return Flow::Continue(Err(self.unserved(&error, plan))),
+                Err(interrupt) => {
+                    self.leave_line(plan);
+                    return Flow::Break(interrupt.end());
+                }
+            }
         }
-        // Rare next to the other, so it takes no room in every session.
-        Box::pin(self.lend_in_line(plan)).await
+        // Rare next to the others, so it takes no room in every session.
+        Box::pin(self.lend_in_time(plan)).await
     }
 
-    async fn lend_in_line(&mut self, plan: &mut Plan) -> Flow<Result<Loan, ErrorReply>> {
+    /// Waits for an upstream of whichever server fits, and no longer than the client gave the request.
+    async fn lend_in_time(&mut self, plan: &mut Plan) -> Flow<Result<Loan, ErrorReply>> {
         let Some(member) = &self.member else {
             return Flow::Break(SessionEnd::LoginFailed);
         };
         let servers = Arc::clone(&member.servers);
-        let message = self.intake.pending();
-        if plan.deadline.is_none() {
-            let message = plan.rewritten.as_deref().unwrap_or(message);
-            plan.deadline = Deadline::of(message).map(Box::new);
-        }
         let until = plan.deadline.as_deref().and_then(Deadline::at);
         let leasing = lease_in_time(&servers, plan, until);
         match self.attend(leasing).await {
@@ -109,10 +126,7 @@ impl Session {
                 Flow::Continue(Ok(Loan { server, lease }))
             }
             Ok(Some(Err(Unserved::Checkout(error)))) => {
-                let refusal = error.refusal();
-                tracing::debug!(%refusal, "no upstream");
-                self.service.meters().fault(error.kind(), error.side());
-                Flow::Continue(Err(ErrorReply::of(&refusal, plan.standing)))
+                Flow::Continue(Err(self.unserved(&error, plan)))
             }
             Ok(Some(Err(Unserved::NoMember(mode)))) => {
                 Flow::Continue(Err(ErrorReply::no_member(mode)))
@@ -122,6 +136,13 @@ impl Session {
                 Flow::Break(interrupt.end())
             }
         }
+    }
+
+    fn unserved(&self, error: &CheckoutError, plan: &Plan) -> ErrorReply {
+        let refusal = error.refusal();
+        tracing::debug!(%refusal, "no upstream");
+        self.service.meters().fault(error.kind(), error.side());
+        ErrorReply::of(&refusal, plan.standing)
     }
 
     /// A turn to wait for data on a cursor's server; the wait that it allows is put into the plan.

@@ -2,8 +2,6 @@
 
 use std::{ops::Range, sync::Arc, time::Duration};
 
-use tokio::time::Instant;
-
 use super::{
     answers,
     commands::{Class, Command},
@@ -77,9 +75,7 @@ pub(super) struct Plan {
     pub(super) opens: Tempo,
     /// The transaction that it is a statement of.
     pub(super) transaction: Option<Transaction>,
-    /// When it came.
-    pub(super) began: Instant,
-    /// When it has to be done, as far as somebody had to know.
+    /// When it has to be done.
     pub(super) deadline: Option<Box<Deadline>>,
     /// How often it was sent again.
     pub(super) repeats: u8,
@@ -115,8 +111,15 @@ impl Plan {
             retry_fields.sort_by_key(|field| field.as_ref().map(|field| field.start));
         }
         let is_get_more = name == b"getMore";
-        let await_at = is_get_more.then(|| body.field("maxTimeMS")).flatten();
+        let await_at = body.time_max.as_ref().filter(|_| is_get_more);
         let confines = command.class == Class::Listing && grant.is_confined();
+        let rewritten = confines
+            .then(|| confined(header, message, grant, scope))
+            .transpose()?;
+        let deadline = match &rewritten {
+            None => Deadline::of(body, message.body_at.start),
+            Some(bytes) => deadline_of(bytes),
+        };
         Ok(Self {
             header: *header,
             wants_reply: message.wants_reply(),
@@ -137,21 +140,18 @@ impl Plan {
                 | Class::Administer
                 | Class::Internal => Aftermath::Finish,
             },
-            rewritten: confines
-                .then(|| confined(header, message, grant, scope))
-                .transpose()?,
+            rewritten,
             may_pack: !UNPACKED.contains(&name),
             route: route_of(body, command),
             cursor: None,
             killed: Vec::new(),
-            asked_wait: await_at.as_ref().and_then(asked_wait),
+            asked_wait: await_at.and_then(asked_wait),
             opens: tempo_of(body),
             transaction: body
                 .in_transaction
                 .then(|| Transaction::of(body, &sessions))
                 .flatten(),
-            began: Instant::now(),
-            deadline: None,
+            deadline,
             repeats: 0,
             refused: None,
             sessions,
@@ -232,8 +232,11 @@ impl Plan {
         self.header.length -= removed;
         // Sent twice it would run twice, so drivers must not be told to.
         self.standing = Standing::Plain;
-        // What it knew of the message's layout is wrong now.
-        self.deadline = None;
+        if let Some(deadline) = &mut self.deadline {
+            let at = deadline.field().start - self.body_at.start;
+            let before = fields.iter().flatten().filter(|field| field.start < at);
+            deadline.shift(before.map(ExactSizeIterator::len).sum());
+        }
         removed
     }
 
@@ -274,6 +277,12 @@ fn route_of(body: &Body<'_>, command: Command) -> Route {
         },
         _ => Route::Primary,
     }
+}
+
+/// The deadline of a request that was written anew.
+fn deadline_of(message: &[u8]) -> Option<Box<Deadline>> {
+    let body = Body::scan(message.get(Message::REPLY_BODY_AT..)?).ok()?;
+    Deadline::of(&body, Message::REPLY_BODY_AT)
 }
 
 fn asked_wait(field: &Element<'_>) -> Option<Duration> {
@@ -367,6 +376,21 @@ mod tests {
         assert_eq!(plan.left_bytes(), bytes.len() - removed);
         assert_eq!(plan.standing, Standing::Plain);
         assert_eq!(plan.strip_retry_fields(&mut bytes), 0);
+    }
+
+    #[test]
+    fn time_limit_is_found_again_after_fields_have_gone() {
+        let before = rawdoc! { "insert": "c", "maxTimeMS": 9, "stmtId": 1, "txnNumber": 1_i64, "$db": "app" };
+        let between = rawdoc! { "insert": "c", "stmtId": 1, "maxTimeMS": 9, "txnNumber": 1_i64, "$db": "app" };
+        let after = rawdoc! { "insert": "c", "stmtId": 1, "txnNumber": 1_i64, "maxTimeMS": 9, "$db": "app" };
+        for body in [before, between, after] {
+            let mut bytes = encoded(0, &body);
+            let mut plan = plan(&bytes);
+            let removed = plan.strip_retry_fields(&mut bytes);
+            let sent = &bytes[removed..];
+            let element = &sent[plan.deadline.unwrap().field().clone()];
+            assert_eq!(element, b"\x10maxTimeMS\0\x09\0\0\0");
+        }
     }
 
     #[test]

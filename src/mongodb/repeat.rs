@@ -39,10 +39,6 @@ impl Session {
             return Flow::Break(SessionEnd::LoginFailed);
         };
         let servers = Arc::clone(&member.servers);
-        if plan.deadline.is_none() {
-            let message = plan.rewritten.as_deref().unwrap_or(self.intake.pending());
-            plan.deadline = Deadline::since(message, plan.began).map(Box::new);
-        }
         let until = plan.deadline.as_deref().and_then(Deadline::at);
         let waiting = servers.outlast(&plan.route, &refused.server, refused.said);
         let is_over = match self.attend(in_time(until, waiting)).await {

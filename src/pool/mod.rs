@@ -1,7 +1,7 @@
 //! Bounded upstream connections, one pool per tenant, all pools one fleet.
 //!
 //! Knows no protocol: what an upstream is comes in by [`Upstream`] and [`Dial`]. `core` is the
-//! accounting, pure and simulated; `shell` puts sockets and time around it; `fleet` holds the pools
+//! accounting, pure and simulated; `shell` puts sockets and time around it, `line` those who wait; `fleet` holds the pools
 //! and evicts by least recent use; `budget` bounds them all together.
 //!
 //! # Invariants
@@ -16,6 +16,7 @@ mod error;
 mod fleet;
 mod lease;
 mod limits;
+mod line;
 mod reason;
 mod shell;
 mod stats;
@@ -26,6 +27,7 @@ pub use error::CheckoutError;
 pub use fleet::Fleet;
 pub use lease::Lease;
 pub use limits::Settings;
+pub use line::Waiting;
 pub use reason::{CloseReason, OpenReason};
 pub use shell::Pool;
 pub use stats::PoolStats;

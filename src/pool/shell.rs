@@ -3,7 +3,10 @@
 //! The lock is held for the accounting only, never across an await, and never while a slot is
 //! dropped: the budget may then poke a pool, this one included.
 
-use std::sync::{Arc, Weak};
+use std::{
+    sync::{Arc, Weak},
+    time::Duration,
+};
 
 use parking_lot::{Mutex, RwLock};
 use tokio::{
@@ -12,9 +15,10 @@ use tokio::{
 };
 
 use super::{
-    Budget, CheckoutError, CloseReason, Dial, Lease, OpenReason, Settings, Upstream,
+    Budget, CheckoutError, CloseReason, Dial, Lease, OpenReason, Settings, Upstream, Waiting,
     budget::{Claimant, Slot},
-    core::{Bounds, Core, Meta, Order},
+    core::{Bounds, Core, InLine, Meta, Order},
+    line,
 };
 use crate::{
     net::{DialFault, DialStep},
@@ -59,7 +63,7 @@ impl Part {
 
 /// The upstreams of one tenant, or of one of its servers.
 pub struct Pool<D: Dial> {
-    shared: Arc<Shared<D>>,
+    pub(super) shared: Arc<Shared<D>>,
     tenant: RwLock<Arc<Tenant>>,
     pub(super) part: Part,
     pub(super) core: Mutex<Core<Held<D>, Waiter<D>>>,
@@ -99,7 +103,7 @@ impl<D: Dial> Pool<D> {
     /// An idle upstream, if there is one and nobody waits for it.
     pub fn try_lease(&self) -> Option<Lease<D>> {
         loop {
-            let (mut held, meta) = self.core.lock().take(Instant::now())?;
+            let (mut held, meta) = self.core.lock().take(Instant::now)?;
             if held.upstream.is_open() {
                 let pool = self.this.upgrade()?;
                 return Some(Lease::new(pool, held.upstream, meta, held.slot));
@@ -113,54 +117,49 @@ impl<D: Dial> Pool<D> {
     /// # Cancel safety
     /// Safe: a dropped future leaves the line, and gives back what it was handed.
     pub async fn lease(&self) -> Result<Lease<D>, CheckoutError> {
-        let asked = Instant::now();
-        let outcome = match self.try_lease() {
-            Some(lease) => Ok(lease),
-            None => self.wait(asked).await,
-        };
-        self.shared.meters.leased(
-            outcome.as_ref().err().map(CheckoutError::label),
-            asked.elapsed(),
-        );
-        outcome
+        match self.try_lease() {
+            Some(lease) => {
+                self.shared.meters.leased(None, Duration::ZERO);
+                Ok(lease)
+            }
+            None => self.stand_in_line()?.await,
+        }
     }
 
-    async fn wait(&self, asked: Instant) -> Result<Lease<D>, CheckoutError> {
-        let wait_max = self.tenant.read().limits.queue_wait_max;
+    /// A place at the end of the line.
+    ///
+    /// # Errors
+    /// Why it would be of no use.
+    pub fn stand_in_line(&self) -> Result<Waiting<D>, CheckoutError> {
         let (sender, receiver) = oneshot::channel();
-        let ticket = self.ask(sender)?;
-        let mut line = Line {
-            pool: self,
-            ticket,
-            receiver,
-        };
-        if let Ok(answer) = timeout(wait_max, &mut line.receiver).await {
-            // A dropped sender cannot be: tickets are answered or withdrawn.
-            return answer.unwrap_or(Err(CheckoutError::Draining));
-        }
-        let core = self.core.lock();
-        if core.is_paused() {
-            return Err(CheckoutError::Paused);
-        }
-        match core.fault() {
-            Some(fault) => Err(CheckoutError::DialFailed(fault.clone())),
-            None => Err(CheckoutError::WaitTooLong {
-                waited: asked.elapsed(),
-            }),
-        }
-    }
-
-    fn ask(&self, sender: Waiter<D>) -> Result<u64, CheckoutError> {
         let mut orders = Orders::<D>::new();
-        let ticket = {
+        let asked = {
             let mut core = self.core.lock();
+            // Under the lock, so that nobody behind has come before.
             let now = Instant::now();
-            let ticket = core.ask(sender, now).map_err(|(_, error)| error)?;
+            let asked = core.ask(sender, now).map(|ticket| (ticket, now));
             core.plan(now, &mut orders);
-            ticket
+            asked
         };
         self.carry_out(orders);
-        Ok(ticket)
+        match (asked, self.this.upgrade()) {
+            (Ok((ticket, since)), Some(pool)) => Ok(Waiting::new(pool, ticket, since, receiver)),
+            (Err((_, error)), _) => {
+                self.shared
+                    .meters
+                    .leased(Some(error.label()), Duration::ZERO);
+                Err(error)
+            }
+            (Ok(_), None) => Err(CheckoutError::Draining),
+        }
+    }
+
+    /// Tells those who have waited for too long; when to look again, while anybody waits.
+    pub(super) fn expire(&self) -> Option<Instant> {
+        let mut orders = Orders::<D>::new();
+        let next = self.core.lock().expire(Instant::now(), &mut orders);
+        self.carry_out(orders);
+        next
     }
 
     /// Takes up a changed registration and retires the connections of the old one.
@@ -329,7 +328,12 @@ impl<D: Dial> Pool<D> {
     fn carry_out(&self, orders: Orders<D>) {
         for order in orders {
             match order {
-                Order::Hand(ticket, waiter, held, meta) => self.hand(ticket, waiter, held, meta),
+                Order::Hand(in_line, held, meta) => self.hand(in_line, held, meta),
+                Order::Watch => {
+                    let watching =
+                        line::watch(Weak::clone(&self.this), self.shared.shutdown.clone());
+                    self.shared.shutdown.spawn("pool-line", watching);
+                }
                 Order::Dial(reason) => self.dial(reason),
                 Order::Close(held, reason) => self.close(held.upstream, held.slot, reason),
                 // A waiter that has gone does not need to be told.
@@ -338,17 +342,17 @@ impl<D: Dial> Pool<D> {
         }
     }
 
-    fn hand(&self, ticket: u64, waiter: Waiter<D>, mut held: Held<D>, meta: Meta) {
+    fn hand(&self, in_line: InLine<Waiter<D>>, mut held: Held<D>, meta: Meta) {
         let Some(pool) = self.this.upgrade() else {
             return;
         };
         if !held.upstream.is_open() {
             self.close_leased(held.upstream, held.slot, CloseReason::Stale);
-            self.step(|core, now, orders| core.requeue(ticket, waiter, now, orders));
+            self.step(|core, now, orders| core.requeue(in_line, now, orders));
             return;
         }
         let lease = Lease::new(pool, held.upstream, meta, held.slot);
-        if let Err(Ok(lease)) = waiter.send(Ok(lease)) {
+        if let Err(Ok(lease)) = in_line.waiter.send(Ok(lease)) {
             lease.give_back(super::Residue::Clean);
         }
     }
@@ -368,23 +372,6 @@ impl<D: Dial> Claimant for Pool<D> {
 
     fn poke(&self) {
         self.step(Core::poked);
-    }
-}
-
-/// A place in the line: leaves it when dropped, and gives back what was handed over too late.
-struct Line<'a, D: Dial> {
-    pool: &'a Pool<D>,
-    ticket: u64,
-    receiver: oneshot::Receiver<Result<Lease<D>, CheckoutError>>,
-}
-
-impl<D: Dial> Drop for Line<'_, D> {
-    fn drop(&mut self) {
-        self.pool.core.lock().withdraw(self.ticket);
-        self.receiver.close();
-        if let Ok(Ok(lease)) = self.receiver.try_recv() {
-            lease.give_back(super::Residue::Clean);
-        }
     }
 }
 

@@ -12,6 +12,7 @@ use tokio::time::Instant;
 use super::core::{Bounds, Core, Meta, Order};
 use crate::{
     net::{DialFault, DialStep},
+    pool::CheckoutError,
     tenant::Generation,
 };
 
@@ -44,7 +45,10 @@ struct World {
     closing: BTreeSet<u32>,
     dialing: usize,
     waiting: BTreeMap<u64, u32>,
+    /// When the line is looked at again.
+    watch: Option<Instant>,
     served: usize,
+    denied: usize,
 }
 
 impl World {
@@ -55,6 +59,8 @@ impl World {
             idle_min: dice.roll(3),
             dialing_max: 1 + dice.roll(2),
             queue_max: 1 + dice.roll(12),
+            // Every other run has no bound to speak of: there only a lease ends the waiting.
+            wait_max: Duration::from_secs(if seed.is_multiple_of(2) { 10 } else { 100_000 }),
             idle_after: Duration::from_mins(1),
             backoff_min: Duration::from_millis(100),
             backoff_max: Duration::from_secs(5),
@@ -74,7 +80,9 @@ impl World {
             closing: BTreeSet::new(),
             dialing: 0,
             waiting: BTreeMap::new(),
+            watch: None,
             served: 0,
+            denied: 0,
         }
     }
 
@@ -95,11 +103,21 @@ impl World {
             _ => self.rare(&mut orders),
         }
         self.obey(orders);
+        self.look_at_line();
         self.check();
     }
 
+    /// The watch over the line, as the shell keeps it.
+    fn look_at_line(&mut self) {
+        while self.watch.is_some_and(|at| at <= self.now) {
+            let mut orders = Vec::new();
+            self.watch = self.core.expire(self.now, &mut orders);
+            self.obey(orders);
+        }
+    }
+
     fn ask(&mut self, orders: &mut Vec<Order<u32, u32>>) {
-        if let Some((conn, meta)) = self.core.take(self.now) {
+        if let Some((conn, meta)) = self.core.take(|| self.now) {
             assert!(
                 self.waiting.is_empty(),
                 "seed {}: a newcomer passed the line",
@@ -211,11 +229,15 @@ impl World {
     fn obey(&mut self, orders: Vec<Order<u32, u32>>) {
         for order in orders {
             match order {
-                Order::Hand(ticket, waiter, conn, meta) => {
+                Order::Watch => {
+                    assert!(self.watch.is_none(), "seed {}: two watches", self.seed);
+                    self.watch = Some(self.now);
+                }
+                Order::Hand(in_line, conn, meta) => {
                     let first = self.waiting.pop_first();
                     assert_eq!(
                         first,
-                        Some((ticket, waiter)),
+                        Some((in_line.ticket, in_line.waiter)),
                         "seed {}: not the first",
                         self.seed
                     );
@@ -235,7 +257,13 @@ impl World {
                         self.seed
                     );
                 }
-                Order::Deny(waiter, _) => self.waiting.retain(|_, other| *other != waiter),
+                Order::Deny(waiter, error) => {
+                    self.waiting.retain(|_, other| *other != waiter);
+                    if let CheckoutError::WaitTooLong { waited } = error {
+                        assert!(waited >= self.bounds.wait_max, "seed {}: early", self.seed);
+                        self.denied += 1;
+                    }
+                }
             }
         }
     }
@@ -243,6 +271,12 @@ impl World {
     fn check(&self) {
         self.core.check();
         let core = &self.core;
+        let first = core.first_since();
+        assert!(
+            first.is_none_or(|since| self.now < since + self.bounds.wait_max),
+            "seed {}: somebody waits beyond the bound",
+            self.seed
+        );
         let seen = (
             core.leased(),
             core.resetting(),
@@ -280,6 +314,7 @@ impl World {
             self.finish_dial(&mut orders);
             self.finish_close(&mut orders);
             self.obey(orders);
+            self.look_at_line();
             self.check();
             if self.waiting.is_empty() && self.leased.is_empty() {
                 return;
@@ -291,7 +326,7 @@ impl World {
 
 #[test]
 fn random_lives_keep_the_sums_and_leave_nobody_waiting() {
-    let mut served = 0;
+    let (mut served, mut denied) = (0, 0);
     for seed in 0..SEEDS {
         let mut world = World::new(seed);
         for _ in 0..STEPS {
@@ -299,6 +334,8 @@ fn random_lives_keep_the_sums_and_leave_nobody_waiting() {
         }
         world.settle();
         served += world.served;
+        denied += world.denied;
     }
+    assert!(denied > 500, "the runs exercise waiting too long: {denied}");
     assert!(served > 5_000, "the runs exercise hand-over: {served}");
 }

@@ -99,6 +99,9 @@ pub(crate) enum Route {
     Server(Arc<Server>),
 }
 
+/// An upstream, and the server that it leads to.
+type Leased = (Arc<Server>, Lease<Dialer>);
+
 /// Why no upstream was had.
 pub(crate) enum Unserved {
     /// The pool says why.
@@ -196,18 +199,21 @@ impl Servers {
         }
     }
 
-    /// An upstream for that route without waiting, if that can be.
-    pub(crate) fn try_lease(&self, route: &Route) -> Option<(Arc<Server>, Lease<Dialer>)> {
+    /// An upstream for that route without waiting, if that can be; else the server in whose line to wait, if that is
+    /// a particular one.
+    pub(crate) fn try_lease(&self, route: &Route) -> Result<Leased, Option<Arc<Server>>> {
         self.is_used.store(true, Ordering::Relaxed);
-        let server = match (route, self.shape.get()?) {
+        let server = match (route, self.shape.get().ok_or(None)?) {
             (Route::Server(server), _) => Arc::clone(server),
             (_, Shape::Single) => Arc::clone(&self.home),
-            (_, Shape::Routers(routers)) => return routers.try_lease(),
-            (Route::Primary, Shape::Set(set)) => set.choose(&Preference::default())?,
-            (Route::Read(preference), Shape::Set(set)) => set.choose(preference)?,
+            (_, Shape::Routers(routers)) => return routers.try_lease().ok_or(None),
+            (Route::Primary, Shape::Set(set)) => set.choose(&Preference::default()).ok_or(None)?,
+            (Route::Read(preference), Shape::Set(set)) => set.choose(preference).ok_or(None)?,
         };
-        let lease = server.pool.try_lease()?;
-        Some((server, lease))
+        match server.pool.try_lease() {
+            Some(lease) => Ok((server, lease)),
+            None => Err(Some(server)),
+        }
     }
 
     /// An upstream for that route.

@@ -178,6 +178,8 @@ pub(crate) struct Body<'a> {
     pub(crate) in_transaction: bool,
     /// `$readPreference`.
     pub(crate) read_preference: Option<Element<'a>>,
+    /// `maxTimeMS`.
+    pub(crate) time_max: Option<Element<'a>>,
     /// Whether its cursor waits for data: `tailable` and `awaitData`.
     pub(crate) awaits_data: bool,
     named_like_sequences: u8,
@@ -194,6 +196,7 @@ impl<'a> Body<'a> {
         let mut statement_id = None;
         let mut in_transaction = false;
         let mut read_preference = None;
+        let mut time_max = None;
         let (mut is_tailable, mut awaits_data) = (false, false);
         let mut named_like_sequences = 0;
         for element in Elements::new(bytes)? {
@@ -206,6 +209,7 @@ impl<'a> Body<'a> {
                 b"stmtId" | b"stmtIds" => statement_id = Some(element.range.clone()),
                 b"autocommit" => in_transaction = true,
                 b"$readPreference" => read_preference = Some(element.clone()),
+                b"maxTimeMS" => time_max = Some(element.clone()),
                 b"tailable" => is_tailable = element.truth(),
                 b"awaitData" => awaits_data = element.truth(),
                 name => {
@@ -232,6 +236,7 @@ impl<'a> Body<'a> {
             statement_id,
             in_transaction,
             read_preference,
+            time_max,
             awaits_data: is_tailable && awaits_data,
             named_like_sequences,
         })

@@ -1,4 +1,4 @@
-//! What operators, and the end of the gateway, ask of a core.
+//! What time, operators, and the end of the gateway ask of a core.
 
 use tokio::time::Instant;
 
@@ -17,6 +17,35 @@ impl<C, W> Core<C, W> {
         self.plan(now, orders);
     }
 
+    /// Tells those who have waited for too long; when to look again, while anybody waits.
+    pub(in crate::pool) fn expire(
+        &mut self,
+        now: Instant,
+        orders: &mut Vec<Order<C, W>>,
+    ) -> Option<Instant> {
+        self.deny_late(now, orders);
+        let next = self.queue.first_since();
+        self.queue.watched = next.is_some();
+        next.map(|since| since + self.bounds.wait_max)
+    }
+
+    /// Those who are late are in front.
+    pub(super) fn deny_late(&mut self, now: Instant, orders: &mut Vec<Order<C, W>>) {
+        while let Some(since) = self.queue.first_since() {
+            let waited = now.saturating_duration_since(since);
+            if waited < self.bounds.wait_max {
+                return;
+            }
+            let error = match self.fault() {
+                _ if self.paused => CheckoutError::Paused,
+                Some(fault) => CheckoutError::DialFailed(fault.clone()),
+                None => CheckoutError::WaitTooLong { waited },
+            };
+            let late = self.queue.pop();
+            orders.extend(late.map(|place| Order::Deny(place.waiter, error)));
+        }
+    }
+
     /// Forgets an outage, so that the next who asks has an upstream opened.
     pub(in crate::pool) fn reopen(&mut self, now: Instant, orders: &mut Vec<Order<C, W>>) {
         if self.outage.take().is_some() {
@@ -27,7 +56,7 @@ impl<C, W> Core<C, W> {
     /// Ends the pool: waiters hear it, idle connections close, leased ones when they come back.
     pub(in crate::pool) fn drain(&mut self, orders: &mut Vec<Order<C, W>>) {
         self.draining = true;
-        for waiter in std::mem::take(&mut self.queue).into_values() {
+        for waiter in self.queue.clear() {
             orders.push(Order::Deny(waiter, CheckoutError::Draining));
         }
         self.close_idle(orders);

@@ -4,15 +4,18 @@
 //! lock. Generic over the connection and the waiter, so that the simulation can use plain numbers.
 
 mod control;
+mod line;
 mod order;
 mod view;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 
 use tokio::time::Instant;
 
+pub(in crate::pool) use line::InLine;
 pub(in crate::pool) use order::{Bounds, Meta, Order};
 
+use self::line::Line;
 use super::{CheckoutError, CloseReason, OpenReason};
 use crate::{net::DialFault, tenant::Generation};
 
@@ -21,8 +24,7 @@ use crate::{net::DialFault, tenant::Generation};
 pub(in crate::pool) struct Core<C, W> {
     bounds: Bounds,
     idle: VecDeque<Idle<C>>,
-    queue: BTreeMap<u64, W>,
-    ticket: u64,
+    queue: Line<W>,
     leased: usize,
     dialing: usize,
     resetting: usize,
@@ -59,8 +61,7 @@ impl<C, W> Core<C, W> {
         Self {
             bounds,
             idle: VecDeque::new(),
-            queue: BTreeMap::new(),
-            ticket: 0,
+            queue: Line::default(),
             leased: 0,
             dialing: 0,
             resetting: 0,
@@ -76,13 +77,13 @@ impl<C, W> Core<C, W> {
         }
     }
 
-    /// The most recently used idle connection, unless others wait for one.
-    pub(in crate::pool) fn take(&mut self, now: Instant) -> Option<(C, Meta)> {
+    /// The most recently used idle connection, unless others wait for one. The clock is read only then.
+    pub(in crate::pool) fn take(&mut self, now: impl FnOnce() -> Instant) -> Option<(C, Meta)> {
         if self.paused || self.draining || !self.queue.is_empty() {
             return None;
         }
         let idle = self.idle.pop_back()?;
-        self.lease(now);
+        self.lease(now());
         Some((idle.conn, idle.meta))
     }
 
@@ -112,30 +113,35 @@ impl<C, W> Core<C, W> {
         {
             return Err((waiter, CheckoutError::DialFailed(outage.fault.clone())));
         }
-        self.ticket += 1;
-        self.queue.insert(self.ticket, waiter);
-        Ok(self.ticket)
+        Ok(self.queue.join(waiter, now))
     }
 
     /// The waiter went away. False: it has been served or told meanwhile.
     pub(in crate::pool) fn withdraw(&mut self, ticket: u64) -> bool {
-        self.queue.remove(&ticket).is_some()
+        self.queue.leave(ticket)
     }
 
     /// A waiter was handed a connection that turned out stale: it has its old place again.
     pub(in crate::pool) fn requeue(
         &mut self,
-        ticket: u64,
-        waiter: W,
+        in_line: InLine<W>,
         now: Instant,
         orders: &mut Vec<Order<C, W>>,
     ) {
-        self.queue.insert(ticket, waiter);
+        self.queue.put_back(in_line);
         self.plan(now, orders);
     }
 
     /// Orders what the present state calls for. To be called after every event.
     pub(in crate::pool) fn plan(&mut self, now: Instant, orders: &mut Vec<Order<C, W>>) {
+        self.plan_leases(now, orders);
+        if !self.queue.watched && !self.queue.is_empty() {
+            self.queue.watched = true;
+            orders.push(Order::Watch);
+        }
+    }
+
+    fn plan_leases(&mut self, now: Instant, orders: &mut Vec<Order<C, W>>) {
         while !self.paused && !self.draining && !self.queue.is_empty() {
             let Some(idle) = self.idle.pop_back() else {
                 break;
@@ -257,11 +263,9 @@ impl<C, W> Core<C, W> {
             until: now + pause,
         });
         if self.live() + self.dialing == 0 {
-            for waiter in std::mem::take(&mut self.queue).into_values() {
-                orders.push(Order::Deny(
-                    waiter,
-                    CheckoutError::DialFailed(fault.clone()),
-                ));
+            for waiter in self.queue.clear() {
+                let error = CheckoutError::DialFailed(fault.clone());
+                orders.push(Order::Deny(waiter, error));
             }
         }
         self.plan(now, orders);
@@ -283,6 +287,8 @@ impl<C, W> Core<C, W> {
     pub(in crate::pool) fn tick(&mut self, now: Instant, orders: &mut Vec<Order<C, W>>) {
         // A poke may have come between the budget's denial and our noting it.
         self.starved = false;
+        // The bound may be a lower one than when the line was last looked at.
+        self.deny_late(now, orders);
         // Oldest first: they are at the front, because reuse is at the back.
         while self.idle.len() > self.bounds.idle_min
             && self
@@ -346,10 +352,10 @@ impl<C, W> Core<C, W> {
             self.closing += 1;
             orders.push(Order::Close(conn, reason));
         } else if !self.paused
-            && let Some((ticket, waiter)) = self.queue.pop_first()
+            && let Some(in_line) = self.queue.pop()
         {
             self.lease(now);
-            orders.push(Order::Hand(ticket, waiter, conn, meta));
+            orders.push(Order::Hand(in_line, conn, meta));
         } else {
             self.idle.push_back(Idle {
                 conn,

@@ -4,7 +4,10 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::super::{CheckoutError, CloseReason, OpenReason, Settings};
+use super::{
+    super::{CheckoutError, CloseReason, OpenReason, Settings},
+    InLine,
+};
 use crate::tenant::{Generation, Tenant};
 
 /// What bounds one pool.
@@ -14,6 +17,7 @@ pub(in crate::pool) struct Bounds {
     pub(in crate::pool) idle_min: usize,
     pub(in crate::pool) dialing_max: usize,
     pub(in crate::pool) queue_max: usize,
+    pub(in crate::pool) wait_max: Duration,
     pub(in crate::pool) idle_after: Duration,
     pub(in crate::pool) backoff_min: Duration,
     pub(in crate::pool) backoff_max: Duration,
@@ -27,6 +31,7 @@ impl Bounds {
             idle_min: tenant.limits.idle_min,
             dialing_max: settings.dialing_max,
             queue_max: tenant.limits.queue_max,
+            wait_max: tenant.limits.queue_wait_max,
             idle_after: settings.idle_after,
             backoff_min: settings.backoff_min,
             backoff_max: settings.backoff_max,
@@ -45,8 +50,10 @@ pub(in crate::pool) struct Meta {
 /// What the shell has to do.
 #[derive(Debug)]
 pub(in crate::pool) enum Order<C, W> {
-    /// Give the connection to the waiter of that ticket; if it has gone, `came_back`.
-    Hand(u64, W, C, Meta),
+    /// Give the connection to who waits; if it has gone, `came_back`.
+    Hand(InLine<W>, C, Meta),
+    /// Call `expire`, and again whenever it says, until it says nothing.
+    Watch,
     /// Open a connection, then `dialed` or `dial_denied`.
     Dial(OpenReason),
     /// Say goodbye, then `closed`.

@@ -31,6 +31,12 @@ impl<C, W> Core<C, W> {
         self.queue.len()
     }
 
+    /// Since when the first in the line has waited.
+    #[cfg(test)]
+    pub(in crate::pool) fn first_since(&self) -> Option<Instant> {
+        self.queue.first_since()
+    }
+
     pub(in crate::pool) fn leases(&self) -> u64 {
         self.leases
     }
@@ -79,6 +85,10 @@ impl<C, W> Core<C, W> {
         assert!(
             self.queue.is_empty() || self.idle.is_empty() || self.paused,
             "somebody waits while a connection is idle"
+        );
+        assert!(
+            self.queue.is_empty() || self.queue.watched,
+            "nobody looks after the line"
         );
     }
 }
