@@ -22,7 +22,8 @@ pub use self::{
     fault::ConfigFault,
     hidden::Hidden,
     sections::{
-        Limits, Listen, Log, LogFormat, Mode, Runtime, Secrets, Shutdown, System, Tls, TypeLimits,
+        Limits, Listen, Log, LogFormat, Mode, Runtime, Scheduling, Secrets, Shutdown, System, Tls,
+        TypeLimits,
     },
 };
 use crate::{admin, mongodb, pool, postgres, redis, registry};

@@ -343,6 +343,19 @@ fn of_mongodb<'de, D: Deserializer<'de>>(deserializer: D) -> Result<TypeLimits, 
 pub struct Runtime {
     /// Threads that serve clients; 0: one for every two cores.
     pub threads: usize,
+    /// Whether they interrupt others as soon as a byte comes for them.
+    pub scheduling: Scheduling,
+}
+
+/// How the system runs the gateway's threads where other work waits for the same cores.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Scheduling {
+    /// In its turn: what came meanwhile is served together. `SCHED_BATCH` of `sched(7)`.
+    #[default]
+    Batch,
+    /// At once, as any program.
+    Normal,
 }
 
 impl Runtime {

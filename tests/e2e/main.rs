@@ -13,4 +13,5 @@
 mod canary;
 mod faults;
 mod logins;
+mod scheduling;
 mod support;

@@ -1,6 +1,7 @@
 //! The gateway as a process of its own, a relay that can be cut, and raw clients of each protocol.
 
 use std::{
+    collections::BTreeSet,
     env, fs,
     io::{Read, Write},
     net::{Shutdown, SocketAddr, TcpListener, TcpStream},
@@ -73,11 +74,17 @@ impl Gateway {
     }
 
     pub(crate) fn start_with(settings: &[(&str, &str)]) -> Self {
+        Self::start_as(&[], settings)
+    }
+
+    /// Started with those arguments, and those variables.
+    pub(crate) fn start_as(arguments: &[&str], settings: &[(&str, &str)]) -> Self {
         let data = tempfile::tempdir().unwrap();
         let [postgres, redis, mongodb, admin] = [(); 4].map(|()| free_address());
         let log = fs::File::create(data.path().join("test.log")).unwrap();
         let process = Command::new(env!("CARGO_BIN_EXE_polypool"))
             .arg("serve")
+            .args(arguments)
             .env("POLYPOOL_DATA_DIR", data.path())
             .env("POLYPOOL_POSTGRES_LISTEN", postgres.to_string())
             .env("POLYPOOL_REDIS_LISTEN", redis.to_string())
@@ -104,6 +111,19 @@ impl Gateway {
             thread::park_timeout(Duration::from_millis(20));
         }
         gateway
+    }
+
+    /// The scheduling policies of its threads, as `proc(5)` numbers them.
+    pub(crate) fn scheduling(&self) -> BTreeSet<u32> {
+        let tasks = fs::read_dir(format!("/proc/{}/task", self.process.id())).unwrap();
+        // A thread may end meanwhile.
+        let stats =
+            tasks.filter_map(|task| fs::read_to_string(task.ok()?.path().join("stat")).ok());
+        let policy = |stat: String| {
+            let after_name = stat.rsplit(") ").next()?.to_owned();
+            after_name.split(' ').nth(38)?.parse().ok()
+        };
+        stats.map(|stat| policy(stat).unwrap()).collect()
     }
 
     pub(crate) fn is_ready(&self) -> bool {
