@@ -4,7 +4,7 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering},
     },
     time::{Duration, SystemTime},
 };
@@ -27,6 +27,32 @@ pub struct Board {
     tenants: DashMap<TenantId, AtomicUsize>,
     /// What clients did that have left.
     departed: DashMap<TenantId, Totals>,
+}
+
+/// Whether a client has an upstream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Standing {
+    /// Nobody has said: it shares upstreams with others, or has one for moments only.
+    Unknown,
+    /// It has none, and needs none.
+    Idle,
+    /// It stands in line for one.
+    Waiting,
+    /// It has one.
+    Active,
+}
+
+impl Standing {
+    /// The word for it, as PgBouncer has it.
+    pub fn label(self) -> Option<&'static str> {
+        match self {
+            Self::Unknown => None,
+            Self::Idle => Some("idle"),
+            Self::Waiting => Some("waiting"),
+            Self::Active => Some("active"),
+        }
+    }
 }
 
 /// What clients of a tenant did.
@@ -58,6 +84,8 @@ struct Live {
     exchanges: AtomicU64,
     read_bytes: AtomicU64,
     written_bytes: AtomicU64,
+    /// A [`Standing`].
+    standing: AtomicU8,
     end: CancellationToken,
 }
 
@@ -92,6 +120,8 @@ pub struct ClientFigures {
     pub read_bytes: u64,
     /// Bytes to it.
     pub written_bytes: u64,
+    /// Whether it has an upstream.
+    pub standing: Standing,
 }
 
 /// A session's entry on the board; dropped, the client is off it.
@@ -141,6 +171,7 @@ impl Board {
             exchanges: AtomicU64::new(0),
             read_bytes: AtomicU64::new(0),
             written_bytes: AtomicU64::new(0),
+            standing: AtomicU8::new(Standing::Unknown as u8),
             end: CancellationToken::new(),
         });
         self.live.insert(live.id, Arc::clone(&live));
@@ -220,6 +251,11 @@ impl Seat {
         *self.live.label.lock() = label.chars().take(64).collect();
     }
 
+    /// Notes whether the client has an upstream.
+    pub fn set_standing(&self, standing: Standing) {
+        self.live.standing.store(standing as u8, Ordering::Relaxed);
+    }
+
     /// Counts exchanges and bytes.
     pub fn count(&self, exchanges: u64, read_bytes: u64, written_bytes: u64) {
         self.live.exchanges.fetch_add(exchanges, Ordering::Relaxed);
@@ -280,6 +316,16 @@ impl Live {
             exchanges: self.exchanges.load(Ordering::Relaxed),
             read_bytes: self.read_bytes.load(Ordering::Relaxed),
             written_bytes: self.written_bytes.load(Ordering::Relaxed),
+            standing: self.standing(),
         }
+    }
+
+    fn standing(&self) -> Standing {
+        use Standing::{Active, Idle, Unknown, Waiting};
+        let noted = self.standing.load(Ordering::Relaxed);
+        let mut known = [Idle, Waiting, Active].into_iter();
+        known
+            .find(|standing| *standing as u8 == noted)
+            .unwrap_or(Unknown)
     }
 }

@@ -8,4 +8,4 @@ mod board;
 mod password;
 
 pub use admission::{Admission, Admitted, Candidate, Claim};
-pub use board::{Board, ClientFigures, Seat, Totals};
+pub use board::{Board, ClientFigures, Seat, Standing, Totals};

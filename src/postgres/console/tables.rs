@@ -237,7 +237,7 @@ fn client_row(client: &ClientFigures) -> Vec<Option<String>> {
         text("C"),
         text(&client.user),
         text(&client.slug),
-        text("active"),
+        client.standing.label().and_then(text),
         text(&client.peer.ip().to_string()),
         number(client.peer.port()),
         None,

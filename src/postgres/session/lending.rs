@@ -13,6 +13,7 @@ use crate::{
         upstream::Dialer,
         wire,
     },
+    session::Standing,
     signal::Seldom,
 };
 
@@ -26,6 +27,7 @@ impl Session {
                 None => return Ok(()),
             },
         };
+        self.seat.set_standing(Standing::Active);
         self.desk.attach(&lease.upstream.cancel);
         self.exchange.renew();
         self.state.nameless = false;
@@ -38,6 +40,7 @@ impl Session {
         &mut self,
         killed: &mut Seldom<()>,
     ) -> Result<Option<Lease<Dialer>>, Stop> {
+        self.seat.set_standing(Standing::Waiting);
         let client = &mut self.client;
         // A client that only waits may go away; one that goes on sending is not read for ever.
         let vanished = async {
@@ -62,6 +65,7 @@ impl Session {
             () = vanished => return Err(Stop::Vanished),
             () = std::future::poll_fn(|context| killed.poll(context)) => return Err(Stop::Killed),
         }
+        self.seat.set_standing(Standing::Idle);
         self.refuse_unit(&said);
         Ok(None)
     }
@@ -152,6 +156,7 @@ impl Session {
                 Residue::Broken(CloseReason::Stale)
             };
             lease.give_back(residue);
+            self.seat.set_standing(Standing::Idle);
             let tally = std::mem::take(&mut self.tally);
             self.service.count(&self.seat, &tally);
         }

@@ -50,7 +50,7 @@ use super::{
 };
 use crate::{
     pool::{Lease, Pool},
-    session::Seat,
+    session::{Seat, Standing},
     signal::Seldom,
     telemetry::SessionEnd,
     tenant::{PoolMode, Role},
@@ -192,6 +192,7 @@ impl Session {
         let names = newcomer.startup.iter().map(|(name, _)| name.to_owned());
         let unlisted = names.filter(|name| name.contains('.')).collect();
         let limits = newcomer.pool.tenant().limits;
+        newcomer.seat.set_standing(Standing::Idle);
         let deadlines = Deadlines::new(limits.timeouts.or(service.settings.timeouts()));
         let state = State {
             kept: newcomer.kept,

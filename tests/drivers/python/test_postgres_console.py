@@ -59,6 +59,25 @@ def test_pools_clients_and_statistics_are_shown_by_pgbouncers_names(gateway):
         assert config["limits.postgres.upstream_max"] == "20" and gateway.token not in config.values()
 
 
+def test_each_client_shows_whether_it_has_an_upstream(gateway):
+    def state():
+        return next(row["state"] for row in admin.execute("SHOW CLIENTS") if row["application_name"] == "patient")
+
+    with client(gateway, application_name="patient", autocommit=True) as conn, console(gateway) as admin:
+        assert state() == "idle"
+        admin.execute("PAUSE postgres")
+        waiting = threading.Thread(target=conn.execute, args=("BEGIN",))
+        try:
+            waiting.start()
+            eventually(lambda: state() == "waiting")
+        finally:
+            admin.execute("RESUME postgres")
+            waiting.join()
+        assert state() == "active"
+        conn.execute("COMMIT")
+        eventually(lambda: state() == "idle")
+
+
 def test_the_exporters_queries_work_by_both_protocols(gateway):
     queries = ["SHOW LISTS", "SHOW CONFIG", "SHOW DATABASES", "SHOW POOLS", "SHOW STATS", "SHOW VERSION", "SHOW CLIENTS"]
 
