@@ -2,7 +2,7 @@
 
 import pytest
 
-from .utils import Bouncer
+from .utils import Bouncer, Server
 
 
 @pytest.fixture
@@ -14,10 +14,13 @@ def bouncer():
 
 
 @pytest.fixture
-def pg(bouncer):
-    return bouncer
+def pg():
+    return Server()
 
 
 @pytest.fixture(autouse=True, scope="session")
 def tables():
-    Bouncer().sql("CREATE TABLE IF NOT EXISTS test_copy (i int)")
+    bouncer = Bouncer()
+    bouncer.sql("CREATE TABLE IF NOT EXISTS test_copy (i int)")
+    for conn in bouncer.opened:
+        conn.close()
