@@ -8,6 +8,7 @@ import { Readable } from "node:stream";
 import pg from "pg";
 import copy from "pg-copy-streams";
 import Cursor from "pg-cursor";
+import QueryStream from "pg-query-stream";
 
 import { POSTGRES_URL, freshName, range } from "./shared.mjs";
 
@@ -135,6 +136,20 @@ test("a cursor reads in portions and closes early", () =>
     assert.equal((await cursor.read(100)).length, 100);
     await cursor.close();
     assert.deepEqual((await c.query("SELECT 1 AS one")).rows, [{ one: 1 }]);
+  }));
+
+test("rows stream in batches, and a stream is left early", () =>
+  withClient(async (c) => {
+    const seen = [];
+    for await (const row of c.query(new QueryStream("SELECT generate_series(0, $1::integer) AS n", [9999], { batchSize: 100 })))
+      seen.push(row.n);
+    assert.deepEqual(seen, range(10000));
+    await c.query("BEGIN");
+    for await (const row of c.query(new QueryStream("SELECT generate_series(0, 1000000) AS n", [], { batchSize: 100 }))) {
+      if (row.n === 250) break;
+    }
+    assert.deepEqual((await c.query("SELECT 1 AS one")).rows, [{ one: 1 }]);
+    await c.query("COMMIT");
   }));
 
 test("COPY goes in and out", () =>
