@@ -115,6 +115,17 @@ pub(super) fn changed_columns() -> Box<[u8]> {
     out.as_ref().into()
 }
 
+/// A Bind brings another number of values than its statement takes.
+pub(super) fn miscounted(name: &[u8], values: usize, wanted: usize) -> Box<[u8]> {
+    let mut out = BytesMut::new();
+    let name = String::from_utf8_lossy(name);
+    let text = format!(
+        "bind message supplies {values} parameters, but prepared statement \"{name}\" requires {wanted}"
+    );
+    wire::error_response(&mut out, "ERROR", "08P01", &text, None);
+    out.as_ref().into()
+}
+
 /// More prepared statements than a client may hold.
 pub(super) fn too_many_statements(max: usize) -> Box<[u8]> {
     let mut out = BytesMut::new();

@@ -270,6 +270,28 @@ async fn a_temporary_table_hides_others_from_its_client_only() {
 }
 
 #[tokio::test]
+async fn what_a_function_sets_is_its_callers_where_the_server_tells() {
+    let Some(place) = Place::open("functions").await else {
+        return;
+    };
+    let (mut client, mut other) = (place.gateway.client().await, place.gateway.client().await);
+    let function = "create function away() returns text language sql as \
+        $$ select set_config('timezone', 'Asia/Tokyo', false) $$";
+    client.must(function).await;
+    client.must("select away()").await;
+    place.gateway.settle().await;
+    for (client, own) in [(&mut client, true), (&mut other, false)] {
+        let found = client.must("show TimeZone").await;
+        assert_eq!(found == ["Asia/Tokyo"], own);
+        let occupied = place.occupy().await;
+        assert_eq!(client.must("show TimeZone").await, found);
+        drop(occupied);
+        place.gateway.settle().await;
+    }
+    place.close().await;
+}
+
+#[tokio::test]
 async fn columns_that_have_changed_are_refused_on_whichever_upstream() {
     let Some(place) = Place::open("columns").await else {
         return;

@@ -119,7 +119,7 @@ pub(crate) fn operation(random: &mut Random, situation: Situation) -> Operation 
             "copy (select * from shared order by a, b limit 100) to stdout".into()
         }),
         90..=91 => text(random, discard),
-        92..=94 => several(random),
+        92..=94 => several(random, situation),
         95..=96 => own_table(random, situation),
         97 => text(random, large),
         98 => call(random),
@@ -409,14 +409,24 @@ fn failing(random: &mut Random) -> String {
 }
 
 /// Several statements in one simple query.
-fn several(random: &mut Random) -> Operation {
+fn several(random: &mut Random, situation: Situation) -> Operation {
     let count = 2 + random.below(3);
     let parts: Vec<String> = (0..count)
         .map(|_| match random.below(10) {
-            // What resets is refused beside others, where the connection began with values of its own.
+            // What resets is refused beside others, where the connection began with a value of its own:
+            // the first client did so.
             0 | 1 => loop {
                 let text = parameter(random);
-                if !text.contains("reset") && !text.ends_with("default") {
+                let resets = text.contains("reset") || text.ends_with("default");
+                let own = [
+                    "work_mem",
+                    "TimeZone",
+                    "time zone",
+                    "application_name",
+                    "all",
+                ];
+                let began = situation.client == 'a' && own.iter().any(|name| text.contains(name));
+                if !resets || !began {
                     break text;
                 }
             },

@@ -212,6 +212,45 @@ async fn a_unit_sees_the_names_that_it_takes_away() {
 }
 
 #[tokio::test]
+async fn values_are_counted_in_a_transaction_that_has_failed() {
+    let Some(place) = Place::open("counted").await else {
+        return;
+    };
+    let mut client = place.gateway.client().await;
+    for name in ["", "s"] {
+        let text = format!("select $1::text || '{name}'");
+        client.send(&[parse(name, &text), sync()].concat()).await;
+        client.unit().await;
+        // On the other upstream, where it is not prepared.
+        let occupied = place.occupy().await;
+        client.send(&[parse("x", "begin"), run("x")].concat()).await;
+        assert_eq!(client.unit().await.0, "12CZT");
+        client
+            .send(&[named(b'D', b'P', "none"), sync()].concat())
+            .await;
+        assert_eq!(client.unit().await.0, "34000EZE");
+        for (values, code) in [(&["1", "2"][..], "08P01"), (&["1"], "25P02")] {
+            client
+                .send(&[bind("", name, values), sync()].concat())
+                .await;
+            assert_eq!(client.unit().await.0, format!("{code}EZE"), "{name:?}");
+        }
+        let end = [parse("end", "rollback"), run("end")];
+        client.send(&end.concat()).await;
+        assert_eq!(client.unit().await.0, "12CZI");
+        for name in ["x", "end"] {
+            client
+                .send(&[named(b'C', b'S', name), sync()].concat())
+                .await;
+            client.unit().await;
+        }
+        drop(occupied);
+        place.gateway.settle().await;
+    }
+    place.close().await;
+}
+
+#[tokio::test]
 async fn two_skipped_parses_leave_no_unnamed_statement() {
     let Some(place) = Place::open("unnamed_twice").await else {
         return;
@@ -596,11 +635,6 @@ async fn pipelines_skip_as_the_server_does() {
         "select 3",
         "rollback",
     ];
-    client.send(&units.map(unit).concat()).await;
-    let mut answers = Vec::new();
-    for _ in units {
-        answers.push(client.unit().await.0);
-    }
     let expected = [
         "12DCZI",
         "122012EZI",
@@ -610,7 +644,18 @@ async fn pipelines_skip_as_the_server_does() {
         "25P02EZE",
         "12CZI",
     ];
-    assert_eq!(answers, expected);
+    // On one upstream, then on the other.
+    let mut occupied = None;
+    for _ in 0..2 {
+        client.send(&units.map(unit).concat()).await;
+        let mut answers = Vec::new();
+        for _ in units {
+            answers.push(client.unit().await.0);
+        }
+        assert_eq!(answers, expected);
+        occupied.replace(place.occupy().await);
+    }
+    drop(occupied);
     place.close().await;
 }
 
@@ -622,26 +667,33 @@ async fn copy_works_both_ways() {
     let mut client = place.gateway.client().await;
     client.must("create table t (a int)").await;
     let data = |rows: &str, end: u8| [message(b'd', rows.as_bytes()), message(end, b"")].concat();
-    client
-        .send(&[query("copy t from stdin"), data("1\n2\n", b'c')].concat())
-        .await;
-    assert_eq!(client.unit().await.0, "GCZI");
-    client
-        .send(&[query("copy t from stdin"), data("x\n", b'c')].concat())
-        .await;
-    assert_eq!(client.unit().await.0, "G22P02EZI");
-    let failed = [
-        query("copy t from stdin"),
-        message(b'd', b"3\n"),
-        message(b'f', b"no\0"),
-    ];
-    client.send(&failed.concat()).await;
-    assert_eq!(client.unit().await.0, "G57014EZI");
-    assert_eq!(client.query("copy t to stdout").await.0, "HddcCZI");
-    assert_eq!(
-        client.query("copy (select 1/0) to stdout").await.0,
-        "22012EZI"
-    );
+    // On one upstream, then on the other.
+    let mut occupied = None;
+    for _ in 0..2 {
+        client.must("truncate t").await;
+        client
+            .send(&[query("copy t from stdin"), data("1\n2\n", b'c')].concat())
+            .await;
+        assert_eq!(client.unit().await.0, "GCZI");
+        client
+            .send(&[query("copy t from stdin"), data("x\n", b'c')].concat())
+            .await;
+        assert_eq!(client.unit().await.0, "G22P02EZI");
+        let failed = [
+            query("copy t from stdin"),
+            message(b'd', b"3\n"),
+            message(b'f', b"no\0"),
+        ];
+        client.send(&failed.concat()).await;
+        assert_eq!(client.unit().await.0, "G57014EZI");
+        assert_eq!(client.query("copy t to stdout").await.0, "HddcCZI");
+        assert_eq!(
+            client.query("copy (select 1/0) to stdout").await.0,
+            "22012EZI"
+        );
+        occupied.replace(place.occupy().await);
+    }
+    drop(occupied);
     place.close().await;
 }
 

@@ -14,8 +14,9 @@ use crate::postgres::{
     exchange::{Act, FAILED, IDLE, Reply, Undo},
     held::Presence,
     prepared::{Statement, upstream_name},
+    refusal,
     settings::{CHANGED, Parameters},
-    statement::{Facts, scan},
+    statement::{Facts, parameters, scan},
     upstream::Upstream,
     wire,
 };
@@ -44,8 +45,8 @@ pub(super) enum Provided {
     Here(Arc<Statement>),
     /// Answers must come first.
     Wait,
-    /// It would give other columns than its client knows.
-    Changed,
+    /// It is of no use: why.
+    Refused(Box<[u8]>),
 }
 
 /// The savepoint of ours.
@@ -151,7 +152,7 @@ impl Session {
             let epoch = catalogue.epoch();
             catalogue.renew();
             if self.statements.first_use(name) != Some(epoch) {
-                return Provided::Changed;
+                return Provided::Refused(refusal::changed_columns());
             }
             // What others knew of it was out of date when the client prepared it; it knows nothing yet.
             self.prepared_anew(name, &statement)
@@ -165,6 +166,9 @@ impl Session {
         if lease.upstream.statements.presence(statement.id, unit) == Presence::Here {
             self.statements.first_use(name);
             return Provided::Here(statement);
+        }
+        if let Some(said) = self.miscounted(name, &statement.rest) {
+            return Provided::Refused(said);
         }
         let way = self.way(&statement.facts, statement.under.get());
         let apart = matches!(way, Way::Anyhow) || self.sees_apart() && !statement.facts.fixed;
@@ -257,6 +261,23 @@ impl Session {
         if let Some(lease) = &mut self.lease {
             lease.upstream.statements.doubt(statement.id);
         }
+    }
+
+    /// A Bind in a transaction that has failed, of what cannot be prepared there any more: the server
+    /// counts its values before it looks at the transaction.
+    pub(super) fn miscounted(&self, name: &[u8], rest: &[u8]) -> Option<Box<[u8]>> {
+        let bind = self.client.inbound.unseen().strip_prefix(b"B")?;
+        if self.exchange.status() != FAILED {
+            return None;
+        }
+        let values = wire::bound_values(bind.get(wire::HEADER_BYTES - 1..)?)?;
+        let (text, types) = wire::split_cstr(rest)?;
+        let declared = types
+            .first_chunk::<2>()
+            .map(|count| u16::from_be_bytes(*count));
+        let wanted = parameters(text, declared.unwrap_or_default().into());
+        let values = usize::from(values);
+        (values != wanted).then(|| refusal::miscounted(name, values, wanted))
     }
 
     fn prepared_anew(&mut self, name: &[u8], statement: &Statement) -> Arc<Statement> {

@@ -197,7 +197,7 @@ impl Session {
         let statement = match self.provide(&name, statement) {
             Provided::Here(statement) => statement,
             Provided::Wait => return Ok(Step::Wait),
-            Provided::Changed => return Ok(self.refuse_run(frame, refusal::changed_columns())),
+            Provided::Refused(said) => return Ok(self.refuse_run(frame, said)),
         };
         self.note(&statement.facts);
         let Some(lease) = &mut self.lease else {
@@ -315,7 +315,7 @@ impl Session {
         let statement = match self.provide(&name, statement) {
             Provided::Here(statement) => statement,
             Provided::Wait => return Step::Wait,
-            Provided::Changed => return self.refuse_message(frame, refusal::changed_columns()),
+            Provided::Refused(said) => return self.refuse_message(frame, said),
         };
         let Some(lease) = &mut self.lease else {
             return Step::Done;

@@ -77,6 +77,10 @@ impl Session {
         let mine = Some((self.seat.id(), serial));
         let lease = self.lease.as_ref();
         if lease.is_some_and(|lease| lease.upstream.unnamed != mine) {
+            let rest = self.statements.unnamed().map(|unnamed| &unnamed.rest[..]);
+            if let Some(said) = rest.and_then(|rest| self.miscounted(b"", rest)) {
+                return self.refuse_run(frame, said);
+            }
             let around = match self.way(&facts, under.as_ref()) {
                 Way::Plain | Way::Anyhow => Surroundings::default(),
                 Way::Within(around) => around,

@@ -51,6 +51,16 @@ pub(crate) fn bind(body: &[u8]) -> Option<Bind<'_>> {
     Some(Bind { portal, statement })
 }
 
+/// How many values a Bind message's body brings, as far as it is there.
+pub(crate) fn bound_values(body: &[u8]) -> Option<u16> {
+    let (_, rest) = split_cstr(body)?;
+    let (_, rest) = split_cstr(rest)?;
+    let (formats, rest) = rest.split_first_chunk::<2>()?;
+    let rest = rest.get(2 * usize::from(u16::from_be_bytes(*formats))..)?;
+    let (count, _) = rest.split_first_chunk::<2>()?;
+    Some(u16::from_be_bytes(*count))
+}
+
 /// Reads a Describe or Close message: `S` or `P`, and the name.
 pub(crate) fn named(body: &[u8]) -> Option<(u8, &[u8])> {
     let (kind, rest) = body.split_first()?;

@@ -12,7 +12,8 @@ mod startup;
 mod tests;
 
 pub(crate) use body::{
-    bind, columns_digest, error_fields, fields_of_row, named, parse, split_cstr, status_pair,
+    bind, bound_values, columns_digest, error_fields, fields_of_row, named, parse, split_cstr,
+    status_pair,
 };
 pub(crate) use frame::{Frame, HEADER_BYTES, backend_head, frontend_head};
 pub(crate) use make::{
