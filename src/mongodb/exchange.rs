@@ -170,7 +170,11 @@ impl Session {
         loan: Loan,
         header: Header,
     ) -> Flow<Option<Box<Refused>>> {
-        let Loan { server, mut lease } = loan;
+        let Loan {
+            server,
+            mut lease,
+            heard,
+        } = loan;
         if header.response_to != plan.header.request_id {
             return self.break_off(lease);
         }
@@ -188,8 +192,11 @@ impl Session {
             renew_checksum(bytes);
         }
         if let Some(change) = reading.change {
+            // Of one that says no order another server has to show it. What a failpoint says is no news, for one, and
+            // for the client to hear.
+            let is_news = change.said.is_none_or(|said| said.is_after(heard));
             self.note_change(&server, change.said, &lease.upstream.era);
-            if change.refuses && plan.may_repeat() {
+            if change.refuses && is_news && plan.may_repeat() {
                 let reply = reading.anew.unwrap_or_else(|| bytes.to_vec());
                 intake.consume(header.length);
                 give_back(lease);
@@ -224,7 +231,9 @@ impl Session {
 
     /// Hands over a large reply as it comes.
     async fn stream(&mut self, plan: &Plan, loan: Loan, header: Header) -> Flow {
-        let Loan { server, mut lease } = loan;
+        let Loan {
+            server, mut lease, ..
+        } = loan;
         if header.response_to != plan.header.request_id {
             return self.break_off(lease);
         }

@@ -16,7 +16,7 @@ use super::{
     intake::Intake,
     plan::{Aftermath, Plan},
     refusal::{ErrorReply, Standing},
-    servers::{Route, Server, Servers, Turn, Unserved, Waits},
+    servers::{Route, Server, Servers, Turn, Unserved, Version, Waits},
     session::{Flow, Session},
     upstream::{Dialer, ServerKind},
 };
@@ -54,6 +54,19 @@ pub(super) struct Loan {
     pub(super) server: Arc<Server>,
     /// The upstream.
     pub(super) lease: Lease<Dialer>,
+    /// The order of what the server had said before the request went out.
+    pub(super) heard: Option<Version>,
+}
+
+impl Loan {
+    fn new(server: Arc<Server>, lease: Lease<Dialer>) -> Self {
+        let heard = server.heard();
+        Self {
+            server,
+            lease,
+            heard,
+        }
+    }
 }
 
 impl Session {
@@ -82,7 +95,7 @@ impl Session {
                 if server.endpoint.is_none() && lease.upstream.kind == ServerKind::Member {
                     servers.doubt(&server);
                 }
-                return Flow::Continue(Ok(Loan { server, lease }));
+                return Flow::Continue(Ok(Loan::new(server, lease)));
             }
             Err(server) => server,
         };
@@ -94,7 +107,7 @@ impl Session {
                 Err(error) => Ok(Err(error)),
             };
             match outcome {
-                Ok(Ok(lease)) => return Flow::Continue(Ok(Loan { server, lease })),
+                Ok(Ok(lease)) => return Flow::Continue(Ok(Loan::new(server, lease))),
                 // Another server may fit.
                 Ok(Err(CheckoutError::DialFailed(_))) => {}
                 Ok(Err(error)) => return Flow::Continue(Err(self.unserved(&error, plan))),
@@ -123,7 +136,7 @@ impl Session {
                     let message = self.intake.pending_mut();
                     deadline.lower(plan.rewritten.as_deref_mut().unwrap_or(message));
                 }
-                Flow::Continue(Ok(Loan { server, lease }))
+                Flow::Continue(Ok(Loan::new(server, lease)))
             }
             Ok(Some(Err(Unserved::Checkout(error)))) => {
                 Flow::Continue(Err(self.unserved(&error, plan)))

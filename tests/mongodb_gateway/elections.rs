@@ -34,7 +34,15 @@ impl Answer {
         }
     }
 
-    /// As a failpoint has it: nothing has changed.
+    /// As a failpoint has it: nothing has changed, and the order of its word says so.
+    fn of_a_failpoint(reply: Document) -> Self {
+        Self {
+            is_deposed: None,
+            ..Self::deposed(reply)
+        }
+    }
+
+    /// Nothing has changed.
     pub(super) fn only_said(reply: Document) -> Self {
         Self {
             bears_version: false,
@@ -265,6 +273,19 @@ async fn refusals_that_come_again_and_again_are_the_clients() {
     let reply = asked(&mut wire, &numbered_insert()).await;
     assert_eq!(number(&reply, "code"), 10107);
     assert_eq!(set.seen().await.len(), 4);
+    rig.end().await;
+}
+
+/// Else no test of an application could have its driver meet one.
+#[tokio::test]
+async fn refusals_of_a_server_that_has_not_changed_are_the_clients() {
+    let set = FakeSet::start([Answer::of_a_failpoint(not_primary())]).await;
+    let rig = set.rig().await;
+    let mut wire = rig.login(Role::Write).await;
+    let reply = asked(&mut wire, &numbered_insert()).await;
+    assert_eq!(number(&reply, "code"), 10107);
+    assert_eq!(set.seen().await.len(), 1);
+    assert_eq!(number(&asked(&mut wire, &numbered_insert()).await, "ok"), 1);
     rig.end().await;
 }
 

@@ -70,9 +70,16 @@ pub(crate) struct Server {
     pub(crate) pool: Arc<Pool<Dialer>>,
     /// Who may wait on it.
     pub(crate) turns: Turns,
+    /// The order of its last hello, of a member of a set.
+    heard: Mutex<Option<Version>>,
 }
 
 impl Server {
+    /// The order of the last hello that was heard of it.
+    pub(crate) fn heard(&self) -> Option<Version> {
+        *self.heard.lock()
+    }
+
     fn new(means: &Means, tenant: &Arc<Tenant>, endpoint: Option<Endpoint>) -> Arc<Self> {
         let pool = match &endpoint {
             None => means.fleet.pool(tenant),
@@ -83,6 +90,7 @@ impl Server {
             endpoint,
             pool,
             turns,
+            heard: Mutex::new(None),
         })
     }
 }

@@ -80,6 +80,7 @@ impl Set {
             return Some(Arc::clone(server));
         }
         let server = Server::new(&self.means, &self.tenant, Some(endpoint.clone()));
+        *server.heard.lock() = self.view.lock().version(&endpoint);
         servers.insert(endpoint, Arc::clone(&server));
         Some(server)
     }
@@ -147,15 +148,16 @@ impl Set {
     /// A member said hello.
     pub(super) fn hear(self: &Arc<Self>, from: &Endpoint, hello: Hello, took: Duration) {
         let before = self.primary();
-        let is_back = {
+        let (is_back, version) = {
             let mut view = self.view.lock();
             let served = view.serves(from);
             view.hear(from, hello, took, Instant::now());
-            !served && view.serves(from)
+            (!served && view.serves(from), view.version(from))
         };
-        if is_back {
-            let server = self.servers.lock().get(from).cloned();
-            if let Some(server) = server {
+        let server = self.servers.lock().get(from).cloned();
+        if let Some(server) = server {
+            *server.heard.lock() = version;
+            if is_back {
                 server.pool.reopen();
             }
         }

@@ -28,7 +28,8 @@ pub(crate) struct Version {
 }
 
 impl Version {
-    fn is_after(self, other: Option<Self>) -> bool {
+    /// Whether it came after, or of another process.
+    pub(crate) fn is_after(self, other: Option<Self>) -> bool {
         other.is_none_or(|other| self.process != other.process || self.counter > other.counter)
     }
 }
@@ -181,6 +182,12 @@ impl View {
             member.version = None;
             member.distance = None;
         }
+    }
+
+    /// The order of a member's last word.
+    pub(crate) fn version(&self, endpoint: &Endpoint) -> Option<Version> {
+        let member = self.members.iter().find(|it| it.endpoint == *endpoint)?;
+        member.version
     }
 
     /// A member's answer says that it is not what it was taken for. False: that is old news.
