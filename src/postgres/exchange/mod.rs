@@ -30,6 +30,9 @@ pub(super) struct Exchange {
     unit: u64,
     /// The first unit that is not answered to its end.
     unanswered: u64,
+    /// The last unit in which a parameter was set, or columns were to be compared: once it is answered,
+    /// the queue, which may be long, need not be looked through for that.
+    seldom: u64,
 }
 
 /// What is known from before belongs to this unit: one that is over.
@@ -45,6 +48,7 @@ impl Default for Exchange {
             skipping: false,
             unit: 1,
             unanswered: 1,
+            seldom: SETTLED,
         }
     }
 }
@@ -134,13 +138,13 @@ impl Exchange {
             Undo::Shape(statement, None) => statement.shape.get().is_some(),
             _ => false,
         };
-        self.queue.iter().any(compares)
+        self.seldom >= self.unanswered && self.queue.iter().any(compares)
     }
 
     /// Whether a plain change of a parameter is under way.
     pub(super) fn sets_parameters(&self) -> bool {
         let sets = |expect: &Expect| matches!(expect.undo, Undo::Set(..));
-        self.queue.iter().any(sets)
+        self.seldom >= self.unanswered && self.queue.iter().any(sets)
     }
 
     /// Whether a name that an earlier unit closed may come back.
@@ -173,6 +177,9 @@ impl Exchange {
 
     /// A message is sent.
     pub(super) fn expect(&mut self, reply: Reply, act: Act, undo: Undo) {
+        if matches!(undo, Undo::Set(..) | Undo::Shape(_, None)) {
+            self.seldom = self.unit;
+        }
         match reply {
             Reply::Sync | Reply::Query => {
                 self.open_unit = false;
@@ -379,6 +386,18 @@ mod tests {
         exchange.expect(Reply::Sync, Act::Forward, Undo::Nothing);
         exchange.ready(IDLE);
         assert!(exchange.is_quiet());
+    }
+
+    #[test]
+    fn a_parameter_is_being_set_until_the_answer() {
+        let mut exchange = exchange(&[Reply::Query]);
+        assert!(!exchange.sets_parameters());
+        let set = Undo::Set(Box::new(("a".into(), None)), false);
+        exchange.expect(Reply::Query, Act::Forward, set);
+        exchange.ready(IDLE);
+        assert!(exchange.sets_parameters());
+        exchange.ready(IDLE);
+        assert!(!exchange.sets_parameters() && exchange.seldom < exchange.unanswered);
     }
 
     #[test]
