@@ -11,6 +11,7 @@ mod credential;
 mod list;
 mod output;
 mod remove;
+mod scheduling;
 mod serve;
 mod show;
 mod test;

@@ -351,8 +351,10 @@ pub struct Runtime {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Scheduling {
-    /// In its turn: what came meanwhile is served together. `SCHED_BATCH` of `sched(7)`.
+    /// In batches while no core is free, else at once.
     #[default]
+    Auto,
+    /// In its turn: what came meanwhile is served together. `SCHED_BATCH` of `sched(7)`.
     Batch,
     /// At once, as any program.
     Normal,
