@@ -24,7 +24,7 @@ pub(super) async fn follow(scheduling: Scheduling) {
         Scheduling::Batch => set_policy(true),
         Scheduling::Auto => follow_cores().await,
     }
-    std::future::pending().await
+    std::future::pending::<()>().await;
 }
 
 async fn follow_cores() {
@@ -102,6 +102,11 @@ fn set_policy(in_batches: bool) {
         let Some(thread) = name.to_str().and_then(|name| name.parse().ok()) else {
             continue;
         };
+        // Whoever runs the gateway by another policy knows why.
+        let current = uapi::sched_getscheduler(thread);
+        if !current.is_ok_and(|it| [uapi::c::SCHED_OTHER, uapi::c::SCHED_BATCH].contains(&it)) {
+            continue;
+        }
         // It may have ended meanwhile.
         if let Err(error) = uapi::sched_setscheduler(thread, policy, &none) {
             tracing::debug!(%error, "a thread is scheduled as before");
