@@ -109,7 +109,7 @@ impl Session {
             match outcome {
                 Ok(Ok(lease)) => return Flow::Continue(Ok(Loan::new(server, lease))),
                 // Another server may fit.
-                Ok(Err(CheckoutError::DialFailed(_))) => {}
+                Ok(Err(CheckoutError::DialFailed(_))) if server.endpoint.is_some() => {}
                 Ok(Err(error)) => return Flow::Continue(Err(self.unserved(&error, plan))),
                 Err(interrupt) => {
                     self.leave_line(plan);
