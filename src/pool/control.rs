@@ -31,6 +31,12 @@ impl<D: Dial> Pool<D> {
         }
     }
 
+    /// How much it is in use: upstreams, and who waits for one.
+    pub fn busy(&self) -> usize {
+        let core = self.core.lock();
+        core.leased() + core.waiting()
+    }
+
     /// Holds back new leases; those in use go on.
     pub fn pause(&self) {
         self.step(|core, now, orders| core.pause(true, now, orders));

@@ -3,6 +3,7 @@
 //! No I/O and no storage here; `registry` makes these, everybody above reads them.
 
 mod account;
+mod attrs;
 mod id;
 mod limits;
 mod target;
@@ -10,6 +11,7 @@ mod tls;
 mod verifier;
 
 pub use account::{Account, Role};
+pub use attrs::{Balance, SessionAttrs};
 pub use id::{CredentialId, Generation, TenantId};
 pub use limits::{PoolMode, TenantLimits, Timeouts};
 pub use target::{DatabaseType, Endpoint, Sentinel, Target, TargetError};

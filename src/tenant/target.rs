@@ -6,7 +6,10 @@ use percent_encoding::percent_decode_str;
 use thiserror::Error;
 use url::Url;
 
-use super::tls::{self, TlsMode};
+use super::{
+    attrs::{self, Balance, SessionAttrs},
+    tls::{self, TlsMode},
+};
 use crate::{crypto::Secret, protocol::Protocol};
 
 /// What a registered database is.
@@ -90,7 +93,7 @@ impl fmt::Display for Endpoint {
 pub struct Target {
     /// What it is.
     pub kind: DatabaseType,
-    /// The seeds, at least one; more than one for a replica set or sentinels.
+    /// The seeds, at least one; more than one for a replica set, standbys or sentinels.
     pub endpoints: Vec<Endpoint>,
     /// The user; Redis without one means `default`.
     pub user: Option<String>,
@@ -164,6 +167,9 @@ impl Target {
             .query_pairs()
             .map(|(key, value)| (key.to_ascii_lowercase(), value.into_owned()))
             .collect();
+        if kind == DatabaseType::Postgres {
+            attrs::check(&endpoints, &options)?;
+        }
         let path = decode(url.path().trim_start_matches('/'), "database")?;
         let (sentinel, database) = if scheme.ends_with("+sentinel") {
             let (sentinel, database) = sentinel_of(&path, &mut options)?;
@@ -192,6 +198,22 @@ impl Target {
     /// The first endpoint; every target has one.
     pub fn endpoint(&self) -> Option<&Endpoint> {
         self.endpoints.first()
+    }
+
+    /// What the connection string asks of its servers, if it does.
+    pub fn attrs(&self) -> Option<SessionAttrs> {
+        attrs::attrs(&self.options)
+    }
+
+    /// Whether not just any connection to it will do: there are several servers, or something is asked of the one.
+    pub fn is_choosy(&self) -> bool {
+        let asks = self.attrs().is_some_and(|attrs| attrs != SessionAttrs::Any);
+        self.endpoints.len() > 1 || asks
+    }
+
+    /// In which order its servers are taken.
+    pub fn balance(&self) -> Balance {
+        attrs::balance(&self.options)
     }
 
     /// The connection string with the password as `****`.
