@@ -35,6 +35,9 @@ pub struct PoolRow {
     /// connection that listens for all clients of a PostgreSQL database.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub server: Option<String>,
+    /// What that server is, `primary` or `standby`, of PostgreSQL databases that have several.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub role: Option<&'static str>,
     /// Clients waiting for an upstream.
     pub clients_waiting: usize,
     /// Upstreams in use.

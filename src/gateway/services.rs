@@ -161,7 +161,10 @@ impl Services {
             }};
         }
         match tenant.protocol {
-            Protocol::Postgres => order!(postgres),
+            Protocol::Postgres => {
+                self.postgres.open_pools(tenant);
+                order!(postgres);
+            }
             Protocol::Redis => order!(redis),
             Protocol::Mongodb => order!(mongodb),
         }
@@ -183,6 +186,7 @@ impl Services {
         ];
         let view = |(tenant, stats): (Arc<Tenant>, PoolStats)| postgres::PoolView {
             departed: self.board.departed(tenant.id),
+            role: self.role_of(&stats),
             tenant,
             stats,
         };
@@ -192,6 +196,12 @@ impl Services {
     /// Makes the SQL console one of this operator's.
     pub(super) fn set_operator(&self, operator: Weak<dyn postgres::Operator>) {
         self.postgres.set_operator(operator);
+    }
+
+    /// What the server of a pool is, if PostgreSQL's side knows.
+    fn role_of(&self, stats: &PoolStats) -> Option<&'static str> {
+        let server = stats.server.as_deref()?;
+        self.postgres.rank_of(stats.tenant, server)
     }
 
     fn pools_of(&self, protocol: Protocol) -> Vec<PoolStats> {
@@ -225,7 +235,7 @@ impl Figures for Services {
             .flat_map(|protocol| {
                 self.pools_of(protocol)
                     .into_iter()
-                    .map(move |stats| pool_row(protocol, stats))
+                    .map(move |stats| pool_row(protocol, self.role_of(&stats), stats))
             })
             .collect()
     }
@@ -239,13 +249,14 @@ impl Figures for Services {
     }
 }
 
-fn pool_row(protocol: Protocol, stats: PoolStats) -> PoolRow {
+fn pool_row(protocol: Protocol, role: Option<&'static str>, stats: PoolStats) -> PoolRow {
     PoolRow {
         database_id: stats.tenant.to_string(),
         slug: stats.slug,
         project_ref: stats.project,
         kind: protocol.label(),
         server: stats.server,
+        role,
         clients_waiting: stats.waiting,
         upstreams_leased: stats.leased,
         upstreams_idle: stats.idle,

@@ -4,8 +4,13 @@ use std::borrow::Cow;
 
 use bytes::BytesMut;
 
-use super::{prepared, session::Phase, wire};
-use crate::fault::Refusal;
+use super::{
+    prepared,
+    servers::{ATTRS, Unserved},
+    session::Phase,
+    wire,
+};
+use crate::{fault::Refusal, tenant::SessionAttrs};
 
 /// The SQLSTATE of "cached plan must not change result type" and of other things not supported.
 pub(super) const FEATURE_NOT_SUPPORTED: &str = "0A000";
@@ -95,6 +100,67 @@ pub(super) fn unknown_database(out: &mut BytesMut, name: &str) {
     wire::error_response(out, "FATAL", "3D000", &text, None);
 }
 
+/// A client that got no upstream: at its login, or for a statement.
+pub(super) fn unserved(out: &mut BytesMut, severity: Severity, unserved: &Unserved) {
+    let severity = match severity {
+        Severity::Error => "ERROR",
+        Severity::Fatal => "FATAL",
+    };
+    let (code, text, hint) = match unserved {
+        Unserved::Checkout(error) => return say(out, severity, &error.refusal()),
+        Unserved::NoServer(attrs) => {
+            let why = match attrs {
+                SessionAttrs::Standby => "server is not in hot standby mode",
+                SessionAttrs::ReadOnly => "session is not read-only",
+                SessionAttrs::ReadWrite => "session is read-only",
+                SessionAttrs::Primary => "server is in hot standby mode",
+                SessionAttrs::Any | SessionAttrs::PreferStandby => "none can be reached",
+            };
+            let text = format!(
+                "no server of this database fits target_session_attrs={}: {why}",
+                attrs.label()
+            );
+            (
+                "57P03",
+                text,
+                "try again, or ask for another one".to_owned(),
+            )
+        }
+        Unserved::Unknown(said) => {
+            let text = format!("invalid value for parameter \"{ATTRS}\": \"{said}\"");
+            let known = SessionAttrs::ALL.map(SessionAttrs::label).join(", ");
+            ("22023", text, format!("Available values: {known}."))
+        }
+        Unserved::Denied => {
+            let text =
+                "session is read-only: it cannot be served with target_session_attrs=read-write";
+            let hint = "ask for another place, or log in with a credential of role write";
+            ("25006", text.to_owned(), hint.to_owned())
+        }
+        Unserved::Twice(one, other) => {
+            let text = format!("target_session_attrs is \"{one}\" and \"{other}\" at once");
+            ("22023", text, "say it once".to_owned())
+        }
+    };
+    wire::error_response(out, severity, code, &text, Some(&hint));
+}
+
+/// The same as bytes, to take the place of one of the upstream's.
+pub(super) fn unserved_bytes(why: &Unserved) -> Box<[u8]> {
+    let mut out = BytesMut::new();
+    unserved(&mut out, Severity::Error, why);
+    out.as_ref().into()
+}
+
+/// Whether an error ends the session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Severity {
+    /// The statement.
+    Error,
+    /// The session.
+    Fatal,
+}
+
 /// A name that is not prepared.
 pub(super) fn unknown_statement(name: &[u8]) -> Box<[u8]> {
     let mut out = BytesMut::new();
@@ -171,6 +237,12 @@ pub(super) fn overdue(out: &mut BytesMut, phase: Phase) {
     };
     let text = format!("terminating connection due to {what} timeout");
     wire::error_response(out, "FATAL", code, &text, None);
+}
+
+/// Whether an error of the upstream's says that nothing can be written there.
+pub(super) fn is_read_only(body: &[u8]) -> bool {
+    let mut fields = wire::error_fields(body);
+    fields.any(|(letter, text)| letter == b'C' && text == b"25006")
 }
 
 /// Whether an error of the upstream's says that a prepared statement does not exist.

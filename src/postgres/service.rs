@@ -14,8 +14,9 @@ use super::{
     flow::Peer,
     login::{self, Outcome},
     refusal,
+    servers::Means,
     session::{Session, Tally},
-    tenancy::Tenancies,
+    tenancy::{Tenancies, Tenancy},
     upstream::Dialer,
     wire,
 };
@@ -30,7 +31,7 @@ use crate::{
     session::{Admission, Seat},
     shutdown::Shutdown,
     telemetry::{SessionEnd, SessionMeters},
-    tenant::Timeouts,
+    tenant::{Tenant, TenantId, Timeouts},
 };
 
 /// How long a client that is not let in may take to say something and to read why.
@@ -64,6 +65,9 @@ pub struct Settings {
     pub statements_bytes_max: usize,
     /// Prepared statements kept on one upstream; the least recently used is closed.
     pub upstream_statements_max: usize,
+    /// How long a client waits for a server that fits, where there are several: for the end of a failover.
+    #[serde(with = "humantime_serde")]
+    pub failover_wait_max: Duration,
     /// Channels of one client that the shared listener hears; with more, its upstream stays with it.
     pub listen_channels_max: usize,
     /// Notifications that wait for a client that does not read, or that stays in a transaction, in bytes.
@@ -83,6 +87,7 @@ impl Default for Settings {
             statements_max: 5000,
             statements_bytes_max: 64 * 1024 * 1024,
             upstream_statements_max: 500,
+            failover_wait_max: Duration::from_secs(10),
             listen_channels_max: 1000,
             notifications_bytes_max: 32 * 1024 * 1024,
         }
@@ -129,7 +134,7 @@ pub struct Service {
     pub(super) cancels: Arc<Cancels>,
     /// Not owned: who owns it owns this service too.
     operator: OnceLock<Weak<dyn Operator>>,
-    fleet: Fleet<Dialer>,
+    fleet: Arc<Fleet<Dialer>>,
 }
 
 impl Service {
@@ -154,7 +159,7 @@ impl Service {
             tenancies,
             cancels,
             operator: OnceLock::new(),
-            fleet,
+            fleet: Arc::new(fleet),
         })
     }
 
@@ -170,6 +175,29 @@ impl Service {
     /// The pools.
     pub fn fleet(&self) -> &Fleet<Dialer> {
         &self.fleet
+    }
+
+    /// Has the pools of a tenant's servers made, where there are several; an operator means them all.
+    pub fn open_pools(&self, tenant: &Arc<Tenant>) {
+        let servers = tenant.target.endpoints.iter();
+        for server in servers.filter(|_| tenant.target.endpoints.len() > 1) {
+            drop(self.fleet.server_pool(tenant, server));
+        }
+    }
+
+    /// What a server of a tenant with several is at the moment: `primary` or `standby`.
+    pub fn rank_of(&self, tenant: TenantId, server: &str) -> Option<&'static str> {
+        self.tenancies.rank_of(tenant, server)
+    }
+
+    /// What sessions of a tenant with several servers reach them with.
+    pub(super) fn means(&self, tenancy: &Arc<Tenancy>) -> Means {
+        Means {
+            fleet: Arc::clone(&self.fleet),
+            tenancy: Arc::clone(tenancy),
+            shutdown: self.shutdown.clone(),
+            wait_max: self.settings.failover_wait_max,
+        }
     }
 
     /// One client's whole life.

@@ -8,16 +8,22 @@ use std::{
 use dashmap::DashMap;
 use parking_lot::Mutex;
 
-use super::{listen::Hub, prepared::Catalogue};
+use super::{listen::Hub, prepared::Catalogue, rank::IN_HOT_STANDBY, servers::Servers};
 use crate::{
     auth::scram::Salted,
-    tenant::{Generation, TenantId},
+    tenant::{Endpoint, Generation, Tenant, TenantId},
 };
 
 /// Tenants without a session are forgotten when there are more than this.
 const TENANCIES_MAX: usize = 4096;
 /// Start-up parameters that are remembered as accepted.
 const ACCEPTED_MAX: usize = 4096;
+
+/// Servers whose greetings are remembered; a registration has far fewer.
+const GREETINGS_MAX: usize = 64;
+
+/// What a fresh upstream reported.
+type Greeting = Arc<BTreeMap<String, String>>;
 
 /// A parameter's name and a value that the server took.
 type Pair = (String, String);
@@ -37,7 +43,11 @@ pub(super) struct Tenancy {
     pub(super) catalogue: Catalogue,
     /// What its clients listen to.
     pub(super) hub: Arc<Hub>,
-    greeting: Mutex<Option<Arc<BTreeMap<String, String>>>>,
+    greeting: Mutex<Option<Greeting>>,
+    /// Where there are several servers: of each.
+    greetings: Mutex<HashMap<Endpoint, Greeting>>,
+    /// What is known of them.
+    servers: Mutex<Option<Arc<Servers>>>,
     /// Start-up parameters that were tried, and how the server reports them, if it does.
     accepted: Mutex<HashMap<Pair, Accepted>>,
     salted: Mutex<Option<(Generation, Salted)>>,
@@ -45,7 +55,7 @@ pub(super) struct Tenancy {
 
 impl Tenancy {
     /// What a fresh upstream reported.
-    pub(super) fn greeting(&self) -> Option<Arc<BTreeMap<String, String>>> {
+    pub(super) fn greeting(&self) -> Option<Greeting> {
         self.greeting.lock().clone()
     }
 
@@ -55,6 +65,46 @@ impl Tenancy {
         if greeting.as_deref() != Some(reported) {
             *greeting = Some(Arc::new(reported.clone()));
         }
+    }
+
+    /// What a fresh upstream to that server reported.
+    pub(super) fn greeting_at(&self, server: &Endpoint) -> Option<Greeting> {
+        self.greetings.lock().get(server).cloned()
+    }
+
+    pub(super) fn set_greeting_at(&self, server: &Endpoint, reported: &BTreeMap<String, String>) {
+        let mut greetings = self.greetings.lock();
+        if greetings.len() >= GREETINGS_MAX && !greetings.contains_key(server) {
+            greetings.clear();
+        }
+        greetings.insert(server.clone(), Arc::new(reported.clone()));
+    }
+
+    /// A server was promoted while connected: who logs in hears of it.
+    pub(super) fn note_standby(&self, value: &str) {
+        let mut greeting = self.greeting.lock();
+        if let Some(known) = greeting.as_mut()
+            && known
+                .get(IN_HOT_STANDBY)
+                .is_some_and(|known| known != value)
+        {
+            Arc::make_mut(known).insert(IN_HOT_STANDBY.to_owned(), value.to_owned());
+        }
+    }
+
+    /// What is known of the servers of a registration, shared by its sessions.
+    pub(super) fn servers(&self, tenant: &Tenant) -> Arc<Servers> {
+        let mut servers = self.servers.lock();
+        match &*servers {
+            // Some session may have read an older registration.
+            Some(known) if known.generation() >= tenant.generation => Arc::clone(known),
+            _ => Arc::clone(servers.insert(Servers::new(tenant))),
+        }
+    }
+
+    /// The server that takes writes, where there are several and that is known.
+    pub(super) fn leader(&self) -> Option<Endpoint> {
+        self.servers.lock().as_ref()?.leader()
     }
 
     /// Whether the server takes this value, and how it reports it; `None` if nobody tried.
@@ -95,6 +145,12 @@ pub(super) struct Tenancies {
 }
 
 impl Tenancies {
+    /// What one of a tenant's servers is, if that is known.
+    pub(super) fn rank_of(&self, tenant: TenantId, server: &str) -> Option<&'static str> {
+        let servers = self.all.get(&tenant)?.servers.lock().clone();
+        servers?.rank_of(server)
+    }
+
     /// What the sessions of a tenant share.
     pub(super) fn of(&self, tenant: TenantId) -> Arc<Tenancy> {
         if let Some(found) = self.all.get(&tenant) {

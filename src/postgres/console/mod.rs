@@ -4,6 +4,7 @@
 //! by the simple and the extended protocol (`talk`). What is known and done behind it is the
 //! gateway's ([`Operator`]), for the pools of all protocols. A login is a token of the admin API.
 
+mod columns;
 mod command;
 mod tables;
 mod talk;
@@ -61,6 +62,8 @@ pub struct PoolView {
     pub tenant: Arc<Tenant>,
     /// Its counts.
     pub stats: PoolStats,
+    /// What its server is, `primary` or `standby`, where the tenant has several.
+    pub role: Option<&'static str>,
     /// What its clients did that have left.
     pub departed: Totals,
 }

@@ -1,126 +1,14 @@
-//! What `SHOW` answers: PgBouncer's columns by their names, then ours.
+//! What `SHOW` answers, row by row.
 //!
 //! What is not known is NULL, never an invented zero. Averages are over the life of the gateway.
 
 use humantime_serde::re::humantime::format_rfc3339_seconds;
 
-use super::{
-    Operator, PoolView,
-    command::{Command, Subject},
-};
+use super::{Operator, PoolView, command::Subject};
 use crate::{protocol::Protocol, session::ClientFigures, tenant::PoolMode};
 
 /// Rows of texts.
 pub(super) type Table = Vec<Vec<Option<String>>>;
-
-const POOLS: &[&str] = &[
-    "database",
-    "user",
-    "cl_active",
-    "cl_waiting",
-    "cl_active_cancel_req",
-    "cl_waiting_cancel_req",
-    "sv_active",
-    "sv_active_cancel",
-    "sv_being_canceled",
-    "sv_idle",
-    "sv_used",
-    "sv_tested",
-    "sv_login",
-    "maxwait",
-    "maxwait_us",
-    "pool_mode",
-    "paused",
-    "fault",
-    "protocol",
-];
-const SOCKETS: &[&str] = &[
-    "type",
-    "user",
-    "database",
-    "state",
-    "addr",
-    "port",
-    "local_addr",
-    "local_port",
-    "connect_time",
-    "request_time",
-    "wait",
-    "wait_us",
-    "close_needed",
-    "ptr",
-    "link",
-    "remote_pid",
-    "tls",
-    "application_name",
-    "prepared_statements",
-    "id",
-    "protocol",
-];
-const DATABASES: &[&str] = &[
-    "name",
-    "host",
-    "port",
-    "database",
-    "force_user",
-    "pool_size",
-    "min_pool_size",
-    "reserve_pool",
-    "pool_mode",
-    "max_connections",
-    "current_connections",
-    "paused",
-    "disabled",
-    "project",
-    "protocol",
-];
-const STATS: &[&str] = &[
-    "database",
-    "total_xact_count",
-    "total_query_count",
-    "total_received",
-    "total_sent",
-    "total_xact_time",
-    "total_query_time",
-    "total_wait_time",
-    "avg_xact_count",
-    "avg_query_count",
-    "avg_recv",
-    "avg_sent",
-    "avg_xact_time",
-    "avg_query_time",
-    "avg_wait_time",
-    "protocol",
-];
-const STATS_PART: &[&str] = &[
-    "database",
-    "xact_count",
-    "query_count",
-    "bytes_received",
-    "bytes_sent",
-    "xact_time",
-    "query_time",
-    "wait_time",
-    "protocol",
-];
-
-/// The columns of a command's answer, if it has rows.
-pub(super) fn columns(command: &Command) -> Option<&'static [&'static str]> {
-    let Command::Show(subject) = command else {
-        return None;
-    };
-    Some(match subject {
-        Subject::Pools => POOLS,
-        Subject::Clients | Subject::Servers => SOCKETS,
-        Subject::Databases => DATABASES,
-        Subject::Stats => STATS,
-        Subject::StatsTotals | Subject::StatsAverages => STATS_PART,
-        Subject::Config => &["key", "value", "default", "changeable"],
-        Subject::Version => &["version"],
-        Subject::Lists => &["list", "items"],
-        Subject::Help => &["command"],
-    })
-}
 
 /// The rows.
 pub(super) fn show(subject: Subject, operator: &dyn Operator) -> Table {
@@ -131,11 +19,11 @@ pub(super) fn show(subject: Subject, operator: &dyn Operator) -> Table {
         Subject::Pools => pools.iter().map(|pool| pool_row(pool, &clients)).collect(),
         Subject::Clients => clients.iter().map(client_row).collect(),
         Subject::Servers => pools.iter().flat_map(server_rows).collect(),
-        Subject::Databases => pools.iter().map(database_row).collect(),
+        Subject::Databases => by_database(&pools).map(database_row).collect(),
         Subject::Stats | Subject::StatsTotals | Subject::StatsAverages => {
             let seconds = operator.uptime().as_secs().max(1);
-            let row = |pool| stats_row(subject, &totals(pool, &clients), seconds);
-            pools.iter().map(row).collect()
+            let row = |pools| stats_row(subject, &totals(pools, &clients), seconds);
+            by_database(&pools).map(row).collect()
         }
         Subject::Config => {
             let settings = operator.settings().into_iter();
@@ -195,6 +83,31 @@ fn user(pool: &PoolView) -> Option<String> {
     text(pool.tenant.target.user.as_deref().unwrap_or_default())
 }
 
+/// The pools of each database, one or more; they lie beside each other.
+fn by_database(pools: &[PoolView]) -> impl Iterator<Item = &[PoolView]> {
+    pools.chunk_by(|one, other| one.tenant.id == other.tenant.id)
+}
+
+/// Host and port of a pool's server; of several where it may be any of them.
+fn server_of(pool: &PoolView) -> [Option<String>; 2] {
+    match pool.stats.server.as_deref() {
+        None => hosts(pool),
+        Some(server) => match server.rsplit_once(':') {
+            Some((host, port)) => [text(host.trim_matches(['[', ']'])), text(port)],
+            // One beside the others leads to whichever takes writes.
+            None => [None, None],
+        },
+    }
+}
+
+/// Hosts and ports of a database, as a connection string lists them.
+fn hosts(pool: &PoolView) -> [Option<String>; 2] {
+    let endpoints = &pool.tenant.target.endpoints;
+    let hosts: Vec<_> = endpoints.iter().map(|end| end.host.clone()).collect();
+    let ports: Vec<_> = endpoints.iter().map(|end| end.port.to_string()).collect();
+    [Some(hosts.join(",")), Some(ports.join(","))]
+}
+
 fn of_pool<'a>(
     pool: &'a PoolView,
     clients: &'a [ClientFigures],
@@ -206,7 +119,12 @@ fn of_pool<'a>(
 
 fn pool_row(pool: &PoolView, clients: &[ClientFigures]) -> Vec<Option<String>> {
     let stats = &pool.stats;
-    let active = of_pool(pool, clients).count().saturating_sub(stats.waiting);
+    // Which of several servers an idle client is going to be served by, nobody knows.
+    let active = match stats.server {
+        None => of_pool(pool, clients).count().saturating_sub(stats.waiting),
+        Some(_) => stats.leased,
+    };
+    let [host, port] = server_of(pool);
     vec![
         text(&pool.tenant.slug),
         user(pool),
@@ -227,6 +145,9 @@ fn pool_row(pool: &PoolView, clients: &[ClientFigures]) -> Vec<Option<String>> {
         flag(stats.paused),
         stats.fault.clone(),
         text(pool.tenant.protocol.label()),
+        host,
+        port,
+        pool.role.and_then(text),
     ]
 }
 
@@ -261,7 +182,7 @@ fn client_row(client: &ClientFigures) -> Vec<Option<String>> {
 /// Single upstreams have no names here: a row for each that is counted.
 fn server_rows(pool: &PoolView) -> Vec<Vec<Option<String>>> {
     let counts = &pool.stats;
-    let endpoint = pool.tenant.target.endpoint();
+    let [host, port] = server_of(pool);
     let states = [
         ("active", counts.leased),
         ("idle", counts.idle),
@@ -274,8 +195,8 @@ fn server_rows(pool: &PoolView) -> Vec<Vec<Option<String>>> {
             user(pool),
             text(&pool.tenant.slug),
             text(state),
-            endpoint.map(|end| end.host.clone()),
-            endpoint.and_then(|end| number(end.port)),
+            host.clone(),
+            port.clone(),
             None,
             None,
             None,
@@ -299,45 +220,55 @@ fn server_rows(pool: &PoolView) -> Vec<Vec<Option<String>>> {
         .collect()
 }
 
-fn database_row(pool: &PoolView) -> Vec<Option<String>> {
-    let (tenant, stats) = (&pool.tenant, &pool.stats);
-    let endpoint = tenant.target.endpoint();
-    let current = stats.idle + stats.leased + stats.dialing + stats.resetting;
+fn database_row(pools: &[PoolView]) -> Vec<Option<String>> {
+    let Some(pool) = pools.first() else {
+        return Vec::new();
+    };
+    let tenant = &pool.tenant;
+    let [host, port] = hosts(pool);
+    let all = || pools.iter().map(|pool| &pool.stats);
+    let current = all().map(|stats| stats.idle + stats.leased + stats.dialing + stats.resetting);
+    let current: usize = current.sum();
+    let max = all().map(|stats| stats.max).max();
     vec![
         text(&tenant.slug),
-        endpoint.map(|end| end.host.clone()),
-        endpoint.and_then(|end| number(end.port)),
+        host,
+        port,
         tenant.target.database.clone(),
         user(pool),
-        number(stats.max),
+        max.and_then(number),
         number(tenant.limits.idle_min),
         flag(false),
         text(mode(pool)),
-        number(stats.max),
+        max.and_then(number),
         number(current),
-        flag(stats.paused),
+        flag(all().any(|stats| stats.paused)),
         flag(false),
         text(&tenant.project),
         text(tenant.protocol.label()),
     ]
 }
 
-/// What a pool's clients did since the gateway runs.
+/// What a database's clients did since the gateway runs.
+#[derive(Default)]
 struct Totals {
     slug: String,
-    protocol: Protocol,
+    protocol: Option<Protocol>,
     leases: u64,
     exchanges: u64,
     read: u64,
     written: u64,
 }
 
-fn totals(pool: &PoolView, clients: &[ClientFigures]) -> Totals {
+fn totals(pools: &[PoolView], clients: &[ClientFigures]) -> Totals {
+    let Some(pool) = pools.first() else {
+        return Totals::default();
+    };
     let sum = |count: fn(&ClientFigures) -> u64| of_pool(pool, clients).map(count).sum::<u64>();
     Totals {
         slug: pool.tenant.slug.clone(),
-        protocol: pool.tenant.protocol,
-        leases: pool.stats.leases,
+        protocol: Some(pool.tenant.protocol),
+        leases: pools.iter().map(|pool| pool.stats.leases).sum(),
         exchanges: pool.departed.exchanges + sum(|client| client.exchanges),
         read: pool.departed.read_bytes + sum(|client| client.read_bytes),
         written: pool.departed.written_bytes + sum(|client| client.written_bytes),
@@ -361,7 +292,7 @@ fn stats_row(subject: Subject, totals: &Totals, seconds: u64) -> Vec<Option<Stri
                 .chain(times()),
         ),
     }
-    row.push(text(totals.protocol.label()));
+    row.push(totals.protocol.map(Protocol::label).and_then(text));
     row
 }
 
@@ -374,7 +305,7 @@ fn lists(pools: &[PoolView], clients: &[ClientFigures]) -> Table {
     users.sort_by(|one, other| (one.0, one.1.0).cmp(&(other.0, other.1.0)));
     users.dedup();
     let rows = [
-        ("databases", Some(pools.len())),
+        ("databases", Some(by_database(pools).count())),
         ("users", Some(users.len())),
         ("pools", Some(pools.len())),
         ("free_clients", None),

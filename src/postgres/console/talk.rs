@@ -5,7 +5,7 @@ use std::{collections::HashMap, sync::Arc};
 use bytes::{BufMut, BytesMut};
 
 use super::{
-    Action, Operator,
+    Action, Operator, columns,
     command::{self, Command},
     tables::{self, Table},
 };
@@ -100,7 +100,7 @@ impl Talk {
                 refusal::unknown_command(&mut self.client.out);
                 break;
             };
-            if let Some(columns) = tables::columns(&command) {
+            if let Some(columns) = columns::columns(&command) {
                 describe(&mut self.client.out, columns);
             }
             if !self.execute(&command).await {
@@ -133,7 +133,7 @@ impl Talk {
                 if kind == b'S' {
                     wire::tagged(&mut self.client.out, b't', |out| out.put_u16(0));
                 }
-                match command.as_ref().and_then(tables::columns) {
+                match command.as_ref().and_then(columns::columns) {
                     Some(columns) => describe(&mut self.client.out, columns),
                     None => wire::data(&mut self.client.out, b'n'),
                 }

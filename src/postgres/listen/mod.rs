@@ -21,7 +21,7 @@ pub(super) use member::{End, Member};
 pub(super) use state::push_command;
 
 use self::state::State;
-use super::upstream::Dialer;
+use super::{servers::Servers, upstream::Dialer};
 use crate::{pool::Pool, shutdown::Shutdown};
 
 /// A channel's name.
@@ -37,6 +37,8 @@ pub(super) struct Hub {
 pub(super) struct Means {
     /// The pool of one that it comes from.
     pub(super) pool: Arc<Pool<Dialer>>,
+    /// Where there are several servers.
+    pub(super) servers: Option<Arc<Servers>>,
     pub(super) shutdown: Shutdown,
 }
 
@@ -46,8 +48,9 @@ impl Hub {
     pub(super) fn join(self: &Arc<Self>, member: &Arc<Member>, channels: &[Channel], means: Means) {
         let starts = self.state.lock().join(member, channels);
         if starts {
-            let task = task::run(Arc::clone(self), means.pool, means.shutdown.clone());
-            means.shutdown.spawn("postgres-listener", task);
+            let shutdown = means.shutdown.clone();
+            let task = task::run(Arc::clone(self), means);
+            shutdown.spawn("postgres-listener", task);
         }
     }
 

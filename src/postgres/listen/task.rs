@@ -10,11 +10,12 @@ use std::{
 use bytes::BytesMut;
 use tokio::time::{Instant, sleep};
 
-use super::{End, Hub, state::Lost};
+use super::{End, Hub, Means, state::Lost};
 use crate::{
-    pool::{CloseReason, Lease, Pool, Residue},
+    pool::{CloseReason, Lease, Residue},
     postgres::{
         flow::{Inbound, Peer},
+        servers::Servers,
         upstream::Dialer,
         wire,
     },
@@ -33,8 +34,8 @@ const TICK: Duration = Duration::from_millis(500);
 const UNUSED_MAX: u32 = 2;
 
 /// Opens the upstream, and keeps it for as long as somebody listens.
-pub(super) async fn run(hub: Arc<Hub>, pool: Arc<Pool<Dialer>>, shutdown: Shutdown) {
-    let lease = match pool.lease().await {
+pub(super) async fn run(hub: Arc<Hub>, means: Means) {
+    let lease = match means.pool.lease().await {
         Ok(lease) => lease,
         Err(error) => {
             tracing::warn!(%error, "there is no shared listener");
@@ -45,7 +46,8 @@ pub(super) async fn run(hub: Arc<Hub>, pool: Arc<Pool<Dialer>>, shutdown: Shutdo
     let listener = Listener {
         hub,
         lease,
-        shutdown,
+        servers: means.servers,
+        shutdown: means.shutdown,
         heard: Instant::now(),
         unused: 0,
     };
@@ -55,6 +57,7 @@ pub(super) async fn run(hub: Arc<Hub>, pool: Arc<Pool<Dialer>>, shutdown: Shutdo
 struct Listener {
     hub: Arc<Hub>,
     lease: Lease<Dialer>,
+    servers: Option<Arc<Servers>>,
     shutdown: Shutdown,
     /// When the server said something.
     heard: Instant,
@@ -120,7 +123,13 @@ impl Listener {
             state.ping();
         }
         let is_late = asked.is_some_and(|since| since.max(self.heard).elapsed() > ANSWER_MAX);
-        if is_late || self.lease.is_retired() {
+        let cancel = &self.lease.upstream.cancel;
+        // Where nobody writes any more, nobody notifies.
+        let moved = self
+            .servers
+            .as_ref()
+            .is_some_and(|servers| servers.have_moved(cancel));
+        if is_late || moved || self.lease.is_retired() {
             return Look::Lost;
         }
         Look::Good

@@ -13,17 +13,18 @@ use super::{
     console,
     exchange::IDLE,
     flow::Peer,
-    refusal,
+    refusal::{self, Severity},
+    servers::{ATTRS, Source, Unserved},
     service::Service,
     session::{Newcomer, Told, demanded},
     settings::{Parameters, read_options},
     tenancy::{Accepted, Tenancy},
-    upstream::{Dialer, Failed},
+    upstream::Failed,
     wire::{self, StartupParameters},
 };
 use crate::{
     fault::Refusal,
-    pool::{CloseReason, Pool, Residue},
+    pool::{CloseReason, Residue},
     protocol::Protocol,
     session::{Admitted, Candidate, Claim},
     telemetry::SessionEnd,
@@ -51,8 +52,16 @@ enum Stop {
     Refused(Refusal),
     /// With an error of the upstream's.
     Failed(Vec<u8>),
+    /// There is no server for it.
+    Unserved(Unserved),
     /// There is no database of the name that was asked for.
     NoDatabase(String),
+}
+
+impl From<Unserved> for Stop {
+    fn from(unserved: Unserved) -> Self {
+        Self::Unserved(unserved)
+    }
 }
 
 impl From<Refusal> for Stop {
@@ -92,6 +101,7 @@ async fn say_no(service: &Service, mut client: Peer, stop: Stop) -> Outcome {
             service.meters().fault(refused.kind(), refused.side());
             refusal::fatal(out, &refused);
         }
+        Stop::Unserved(unserved) => refusal::unserved(out, Severity::Fatal, &unserved),
         Stop::NoDatabase(name) => refusal::unknown_database(out, &name),
         Stop::Failed(body) => wire::tagged(out, b'E', |out| out.extend_from_slice(&body)),
     }
@@ -120,7 +130,7 @@ impl Login<'_> {
         {
             return Err(Stop::NoDatabase(other.to_owned()));
         }
-        let wanted = wanted_parameters(startup, options);
+        let wanted = wanted_parameters(startup, options)?;
         self.greet(admitted, wanted, startup.has_long_keys()).await
     }
 
@@ -173,12 +183,16 @@ impl Login<'_> {
             PoolMode::Transaction | PoolMode::Statement => None,
             PoolMode::Session => Some("session_mode"),
         };
-        let pool = self.service.fleet().pool(&tenant);
         let tenancy = self.service.tenancies.of(tenant.id);
         let startup = demanded(role, wanted);
-        let told = match remembered(&tenancy, &startup) {
+        let mut source = Source::of(self.service.means(&tenancy), &tenant, &startup);
+        if let Source::Several(several) = &mut source {
+            several.want(role, &startup);
+        }
+        let greeting = source.greeting(&tenancy);
+        let told = match greeting.and_then(|told| remembered(told, &tenancy, &startup)) {
             Some(told) => told,
-            None => try_parameters(&pool, &tenancy, &startup).await?,
+            None => try_parameters(&mut source, &tenancy, &startup).await?,
         };
         let desk = self
             .service
@@ -202,7 +216,7 @@ impl Login<'_> {
             .clone()
             .unwrap_or_else(|| "postgres".into());
         Ok(Newcomer {
-            pool,
+            source,
             tenancy,
             seat,
             role,
@@ -246,7 +260,7 @@ fn is_called(tenant: &Tenant, name: &str) -> bool {
 fn wanted_parameters(
     startup: &StartupParameters,
     options: Vec<(String, String)>,
-) -> Arc<Parameters> {
+) -> Result<Arc<Parameters>, Stop> {
     let ours = ["user", "database", "options", "replication"];
     let direct = startup
         .pairs
@@ -254,12 +268,24 @@ fn wanted_parameters(
         .filter(|(name, _)| !ours.contains(&name.as_str()))
         .cloned();
     let options = options.into_iter().filter(|(name, _)| name != "reference");
-    Parameters::from_pairs(options.chain(direct))
+    let mut attrs: Option<String> = None;
+    let mut pairs = Vec::new();
+    for (name, value) in options.chain(direct) {
+        // libpq's own name will do: the server has none of that name.
+        if !["target_session_attrs", ATTRS].contains(&name.to_ascii_lowercase().as_str()) {
+            pairs.push((name, value));
+            continue;
+        }
+        if let Some(other) = attrs.replace(value.clone()).filter(|other| *other != value) {
+            return Err(Unserved::Twice(other.into(), value.into()).into());
+        }
+    }
+    pairs.extend(attrs.map(|attrs| (ATTRS.to_owned(), attrs)));
+    Ok(Parameters::from_pairs(pairs))
 }
 
 /// What the client is told, if the server is known to accept all that it wants.
-fn remembered(tenancy: &Tenancy, wanted: &Parameters) -> Option<Told> {
-    let mut told = Told::new(tenancy.greeting()?);
+fn remembered(mut told: Told, tenancy: &Tenancy, wanted: &Parameters) -> Option<Told> {
     for (name, value) in wanted.iter() {
         if let Accepted::Reported(name, value) = tenancy.accepted(name, value)? {
             told.tell(&name, &value);
@@ -270,14 +296,17 @@ fn remembered(tenancy: &Tenancy, wanted: &Parameters) -> Option<Told> {
 
 /// Has a real upstream say what it makes of the parameters.
 async fn try_parameters(
-    pool: &Pool<Dialer>,
+    source: &mut Source,
     tenancy: &Tenancy,
     startup: &Arc<Parameters>,
 ) -> Result<Told, Stop> {
-    let mut lease = pool.lease().await.map_err(|error| error.refusal())?;
+    let mut lease = source.lease().await?;
     match lease.upstream.apply(startup).await {
         Ok(()) => {
-            let told = tried(tenancy, startup, &lease.upstream.reported);
+            let reported = &lease.upstream.reported;
+            let told = source.greeting(tenancy);
+            let told = told.unwrap_or_else(|| Told::new(Arc::new(reported.clone())));
+            let told = tried(told, tenancy, startup, reported);
             lease.give_back(Residue::Clean);
             Ok(told)
         }
@@ -293,12 +322,12 @@ async fn try_parameters(
 }
 
 /// Remembers what the server made of the parameters that it was given.
-fn tried(tenancy: &Tenancy, wanted: &Parameters, reported: &BTreeMap<String, String>) -> Told {
-    let mut told = Told::new(
-        tenancy
-            .greeting()
-            .unwrap_or_else(|| Arc::new(reported.clone())),
-    );
+fn tried(
+    mut told: Told,
+    tenancy: &Tenancy,
+    wanted: &Parameters,
+    reported: &BTreeMap<String, String>,
+) -> Told {
     for (name, value) in wanted.iter() {
         let found = reported
             .iter()

@@ -6,6 +6,9 @@
 use super::{Session, requests::Step};
 use crate::postgres::{
     exchange::{Act, Reply, Undo},
+    refusal,
+    servers::{ATTRS, Unserved, WantedAttrs},
+    settings::Parameters,
     statement::{Change, Facts},
     wire::{self, Frame},
 };
@@ -13,6 +16,9 @@ use crate::postgres::{
 impl Session {
     /// A simple query that is one plain change of a parameter.
     pub(super) fn change(&mut self, frame: Frame, facts: &Facts, change: &Change) -> Step {
+        if let Some(unserved) = self.unservable(change) {
+            return self.replace_query(frame, refusal::unserved_bytes(&unserved));
+        }
         // In a transaction it may be taken back, and after a suspect unit all is asked for anyway.
         let followed = self.exchange.is_unused() && !self.state.suspect;
         let undo = match change {
@@ -48,6 +54,19 @@ impl Session {
             self.exchange.expect(Reply::Query, Act::Restore, undo);
         }
         Step::Done
+    }
+
+    /// Whether a change asks for a server that no session of its kind can have; said at once, for afterwards nothing could
+    /// be taken back.
+    fn unservable(&self, change: &Change) -> Option<Unserved> {
+        match change {
+            Change::Set(name, value) if name == ATTRS => {
+                let pair = (name.clone(), value.clone());
+                let wanted = Parameters::from_pairs(std::iter::once(pair));
+                WantedAttrs::of(self.role, &wanted, None).judged().err()
+            }
+            Change::Set(..) | Change::Reset(_) | Change::ResetLocal(_) | Change::ResetAll => None,
+        }
     }
 
     /// The text that must follow a reset, if the client began with other values than the upstream.

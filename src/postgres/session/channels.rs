@@ -51,7 +51,8 @@ impl Session {
             return pin.or(Some("listen"));
         }
         let means = Means {
-            pool: self.service.fleet().aside(&self.pool.tenant()),
+            pool: self.service.fleet().aside(&self.source.tenant()),
+            servers: self.source.servers(),
             shutdown: self.service.shutdown.clone(),
         };
         let ears = self.ears();
@@ -67,7 +68,7 @@ impl Session {
         let encoding = greeting.as_ref().and_then(|all| all.get("client_encoding"));
         let heard = self.ears.as_ref().map_or(0, |ears| ears.heard.len());
         !self.state.unshared
-            && self.pool.tenant().limits.pool_mode != PoolMode::Session
+            && self.source.tenant().limits.pool_mode != PoolMode::Session
             && heard + new.len() <= self.service.settings.listen_channels_max
             && self.told.find("client_encoding") == encoding.map(String::as_str)
             && new.iter().all(|name| std::str::from_utf8(name).is_ok())

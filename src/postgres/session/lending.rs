@@ -9,7 +9,10 @@ use crate::{
     postgres::{
         exchange::{Act, IDLE, Reply, Undo},
         flow::BUFFER_BYTES,
-        refusal, settings,
+        rank::{IN_HOT_STANDBY, READ_ONLY},
+        refusal::{self, Severity},
+        servers::{ATTRS, Source},
+        settings,
         upstream::Dialer,
         wire,
     },
@@ -20,7 +23,8 @@ use crate::{
 impl Session {
     /// Gets an upstream, or answers the unit that needs one with why there is none.
     pub(super) async fn acquire(&mut self, killed: &mut Seldom<()>) -> Result<(), Stop> {
-        let lease = match self.pool.try_lease() {
+        self.choose_server();
+        let lease = match self.source.try_lease() {
             Some(lease) => lease,
             None => match Box::pin(self.wait_in_line(killed)).await? {
                 Some(lease) => lease,
@@ -33,7 +37,52 @@ impl Session {
         self.state.nameless = false;
         self.state.changed = None;
         self.lease = Some(lease);
+        self.tell_place();
         Ok(())
+    }
+
+    /// Where there are several servers: what the client asks of the next one.
+    fn choose_server(&mut self) {
+        if let Source::Several(several) = &mut self.source {
+            if self.ears.as_ref().is_some_and(|ears| ears.hears()) {
+                several.want_primary();
+            } else {
+                several.want(self.role, &self.wanted);
+            }
+        }
+    }
+
+    /// Whether the client asks for another kind of server than it did when it was given this one.
+    fn is_misplaced(&self) -> bool {
+        let Source::Several(several) = &self.source else {
+            return false;
+        };
+        let hears = self.ears.as_ref().is_some_and(|ears| ears.hears());
+        !hears && several.wants_otherwise(self.role, &self.wanted)
+    }
+
+    /// Where there are several servers: how the one that the client has now differs from the one before.
+    fn tell_place(&mut self) {
+        let (Source::Several(_), Some(lease)) = (&self.source, &self.lease) else {
+            return;
+        };
+        let upstream = &lease.upstream;
+        for name in [IN_HOT_STANDBY, READ_ONLY] {
+            let set = self.wanted.find(name).or(upstream.known.find(name));
+            if let Some(value) = upstream.reported.get(name)
+                && set.is_none()
+                && self.told.tell(name, value)
+            {
+                wire::parameter_status(&mut self.client.out, name, value);
+            }
+        }
+    }
+
+    /// What the session asks for may now be more than its only server.
+    pub(super) fn mind_servers(&mut self) {
+        if matches!(self.source, Source::Single(_)) && self.wanted.find(ATTRS).is_some() {
+            self.source.split(self.service.means(&self.tenancy));
+        }
     }
 
     async fn wait_in_line(
@@ -57,9 +106,9 @@ impl Session {
         let mut said = BytesMut::new();
         tokio::select! {
             biased;
-            outcome = self.pool.lease() => match outcome {
+            outcome = self.source.lease() => match outcome {
                 Ok(lease) => return Ok(Some(lease)),
-                Err(error) => refusal::error(&mut said, &error.refusal()),
+                Err(unserved) => refusal::unserved(&mut said, Severity::Error, &unserved),
             },
             () = self.desk.cancelled() => refusal::cancelled(&mut said),
             () = vanished => return Err(Stop::Vanished),
@@ -119,7 +168,8 @@ impl Session {
         if self.ears.as_ref().is_some_and(|ears| ears.is_busy()) {
             return;
         }
-        let more = requests::unit_is_ready(self.client.inbound.unseen(), self.limits());
+        let more = requests::unit_is_ready(self.client.inbound.unseen(), self.limits())
+            && !self.is_misplaced();
         if self.pin().is_none() && !more && self.end_hearing() {
             let residue = if self.state.besides == Besides::Stray {
                 Residue::NeedsReset

@@ -42,6 +42,7 @@ use super::{
     exchange::Exchange,
     flow::{BUFFER_BYTES, Inbound, Peer},
     named::ClientStatements,
+    servers::Source,
     service::Service,
     settings::{Findings, Parameters},
     statement::Facts,
@@ -49,7 +50,7 @@ use super::{
     upstream::Dialer,
 };
 use crate::{
-    pool::{Lease, Pool},
+    pool::Lease,
     session::{Seat, Standing},
     signal::Seldom,
     telemetry::SessionEnd,
@@ -58,7 +59,7 @@ use crate::{
 
 /// What a login makes a session of.
 pub(super) struct Newcomer {
-    pub(super) pool: Arc<Pool<Dialer>>,
+    pub(super) source: Source,
     pub(super) tenancy: Arc<Tenancy>,
     pub(super) seat: Seat,
     pub(super) role: Role,
@@ -76,7 +77,7 @@ pub(super) struct Newcomer {
 pub(super) struct Session {
     service: Arc<Service>,
     client: Peer,
-    pool: Arc<Pool<Dialer>>,
+    source: Source,
     tenancy: Arc<Tenancy>,
     seat: Seat,
     role: Role,
@@ -191,7 +192,7 @@ impl Session {
     pub(super) fn new(service: Arc<Service>, client: Peer, newcomer: Newcomer) -> Box<Self> {
         let names = newcomer.startup.iter().map(|(name, _)| name.to_owned());
         let unlisted = names.filter(|name| name.contains('.')).collect();
-        let limits = newcomer.pool.tenant().limits;
+        let limits = newcomer.source.tenant().limits;
         newcomer.seat.set_standing(Standing::Idle);
         let deadlines = Deadlines::new(limits.timeouts.or(service.settings.timeouts()));
         let state = State {
@@ -202,7 +203,7 @@ impl Session {
         Box::new(Self {
             service,
             client,
-            pool: newcomer.pool,
+            source: newcomer.source,
             tenancy: newcomer.tenancy,
             seat: newcomer.seat,
             role: newcomer.role,

@@ -69,6 +69,7 @@ impl Session {
         };
         upstream.known = Arc::clone(&wanted);
         self.wanted = wanted;
+        self.mind_servers();
         if name == "application_name" {
             self.seat
                 .set_label(self.wanted.find(name).unwrap_or_default());

@@ -11,6 +11,7 @@ use crate::{
     fault::Refusal,
     postgres::{
         exchange::{Act, Expect, IDLE, Undo},
+        rank::{IN_HOT_STANDBY, READ_ONLY},
         refusal,
         settings::{Parameters, pair},
         statement::is_plain,
@@ -146,12 +147,18 @@ impl Session {
             peer,
             reported,
             known,
+            rank,
             ..
         } = upstream;
         let body = frame.body(peer.inbound.unseen()).unwrap_or_default();
         let Some((name, value)) = wire::status_pair(body) else {
             return fate;
         };
+        if name == IN_HOT_STANDBY {
+            *rank = None;
+            self.tenancy.note_standby(value);
+            self.source.promoted();
+        }
         let pair = (name.to_owned(), value.to_owned());
         let before = reported.insert(pair.0.clone(), pair.1.clone());
         let ours = matches!(
@@ -164,7 +171,7 @@ impl Session {
             self.state.shifted = true;
             self.state.suspect = true;
         }
-        let guarded = self.role == Role::Read && name == "default_transaction_read_only";
+        let guarded = self.role == Role::Read && name == READ_ONLY;
         if guarded && fate == Fate::Pass {
             // A function of the tenant's may do what its text does not show: put it right again.
             *known = known.overlaid(std::iter::once((name, value)));
@@ -220,6 +227,9 @@ impl Session {
         let whole = unseen.get(..frame.bytes).unwrap_or_default();
         if refusal::is_stale_plan(body) {
             self.tenancy.catalogue.renew();
+        }
+        if refusal::is_read_only(body) {
+            self.source.doubt();
         }
         let mut said = None;
         let fate = match self.exchange.act() {
@@ -349,6 +359,7 @@ impl Session {
         self.state.pinned = pin;
         // What the client set counts; what it reset goes back to what it began with.
         self.wanted = demanded(self.role, self.startup.overlaid(found.iter()));
+        self.mind_servers();
         if self.state.native
             && let Some(prepared) = prepared
         {
@@ -367,9 +378,6 @@ pub(super) fn no_transactions() -> Refusal {
     Refusal::Unsupported { what }
 }
 
-/// What a session of role `read` always has.
-const READ_ONLY: [(&str, &str); 1] = [("default_transaction_read_only", "on")];
-
 fn fate_of(act: &Act) -> Fate {
     match act {
         Act::Forward | Act::Replace(_) | Act::Say(_) | Act::Hold => Fate::Pass,
@@ -385,7 +393,7 @@ fn is_fatal(body: &[u8]) -> bool {
 /// The parameters of a session, with what its role demands.
 pub(in crate::postgres) fn demanded(role: Role, wanted: Arc<Parameters>) -> Arc<Parameters> {
     match role {
-        Role::Read => wanted.overlaid(READ_ONLY.into_iter()),
+        Role::Read => wanted.overlaid(std::iter::once((READ_ONLY, "on"))),
         Role::Write | Role::Admin => wanted,
     }
 }

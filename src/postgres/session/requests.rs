@@ -358,7 +358,7 @@ impl Session {
         self.replace_query(frame, refusal::error_bytes(refused))
     }
 
-    fn replace_query(&mut self, frame: Frame, said: Box<[u8]>) -> Step {
+    pub(super) fn replace_query(&mut self, frame: Frame, said: Box<[u8]>) -> Step {
         let Some(lease) = &mut self.lease else {
             return Step::Done;
         };

@@ -4,7 +4,7 @@
 ///
 /// How a value is written (`extra_float_digits`, `bytea_output`) is none of these: plans keep constants
 /// that were made from values by casts.
-const PLAIN: [&[u8]; 11] = [
+const PLAIN: [&[u8]; 13] = [
     b"application_name",
     b"client_min_messages",
     b"default_transaction_deferrable",
@@ -12,8 +12,10 @@ const PLAIN: [&[u8]; 11] = [
     b"default_transaction_read_only",
     b"idle_in_transaction_session_timeout",
     b"idle_session_timeout",
+    b"in_hot_standby",
     b"lock_timeout",
     b"maintenance_work_mem",
+    b"polypool.target_session_attrs",
     b"statement_timeout",
     b"work_mem",
 ];

@@ -1,6 +1,6 @@
-//! Opening an upstream: which host, and the login; and the connection test.
+//! Opening an upstream: which host, and the login.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc};
 
 use md5::{Digest, Md5};
 
@@ -15,8 +15,8 @@ use crate::{
     net::{Address, DialFault, DialStep, tls::ClientTls},
     pool,
     postgres::{
-        cancel::CancelTarget, exchange::IDLE, flow::Peer, held::UpstreamStatements, refusal,
-        tenancy::Tenancies, wire,
+        cancel::CancelTarget, exchange::IDLE, flow::Peer, held::UpstreamStatements, rank::Rank,
+        refusal, tenancy::Tenancies, wire,
     },
     tenant::{Endpoint, Target, Tenant, TlsMode},
 };
@@ -42,10 +42,32 @@ impl Dialer {
 impl pool::Dial for Dialer {
     type Upstream = Upstream;
 
+    /// Of several servers the one that takes writes.
     async fn dial(&self, tenant: &Arc<Tenant>) -> Result<Upstream, DialFault> {
+        let leader = self.tenancies.of(tenant.id).leader();
+        let mut endpoints: Vec<_> = tenant.target.endpoints.iter().collect();
+        // A former primary that came back may claim to be one still.
+        endpoints.sort_by_key(|endpoint| Some(*endpoint) != leader.as_ref());
+        self.open(tenant, &endpoints).await
+    }
+
+    async fn dial_server(
+        &self,
+        tenant: &Arc<Tenant>,
+        server: &Endpoint,
+    ) -> Result<Upstream, DialFault> {
+        let upstream = self.open(tenant, &[server]).await?;
+        let tenancy = self.tenancies.of(tenant.id);
+        tenancy.set_greeting_at(server, &upstream.reported);
+        Ok(upstream)
+    }
+}
+
+impl Dialer {
+    async fn open(&self, tenant: &Tenant, endpoints: &[&Endpoint]) -> Result<Upstream, DialFault> {
         let tenancy = self.tenancies.of(tenant.id);
         let known = tenancy.salted(tenant.generation);
-        let (upstream, salted) = log_in(&tenant.target, &self.client_tls, known).await?;
+        let (upstream, salted) = log_in(&tenant.target, endpoints, &self.client_tls, known).await?;
         if let Some(salted) = salted {
             tenancy.keep_salted(tenant.generation, salted);
         }
@@ -54,50 +76,19 @@ impl pool::Dial for Dialer {
     }
 }
 
-/// Tests a connection: opens it, logs in, runs a statement; the server's version.
-///
-/// # Errors
-/// The step that failed, why, and what to do.
-pub async fn probe(
-    target: &Target,
-    client_tls: &ClientTls,
-    wait_max: Duration,
-) -> Result<String, DialFault> {
-    let test = async {
-        let client_tls = client_tls.speaking(wire::APPLICATION_PROTOCOL);
-        let (mut upstream, _) = log_in(target, &client_tls, None).await?;
-        upstream.run("SELECT 1").await.map_err(|failed| {
-            let hint = "the server takes logins but no statements; look at its log";
-            DialFault::new(DialStep::Ping, failed.cause(), hint)
-        })?;
-        let version = upstream
-            .reported
-            .get("server_version")
-            .cloned()
-            .unwrap_or_default();
-        pool::Upstream::close(upstream).await;
-        Ok(version)
-    };
-    tokio::time::timeout(wait_max, test)
-        .await
-        .unwrap_or_else(|_| {
-            let hint = "the host is reached, but the server does not answer in time";
-            Err(DialFault::new(DialStep::Login, "no answer in time", hint))
-        })
-}
-
 /// Tries each host in turn, and for each what the modes of TLS leave open.
-async fn log_in(
+pub(super) async fn log_in(
     target: &Target,
+    endpoints: &[&Endpoint],
     client_tls: &ClientTls,
     known: Option<scram::Salted>,
 ) -> Result<(Upstream, Option<scram::Salted>), DialFault> {
     let client_tls = connect::certified(target, client_tls)?;
     let mut first_fault = None;
-    for endpoint in &target.endpoints {
+    for endpoint in endpoints {
         for &mode in connect::modes(target) {
             match attempt(target, endpoint, mode, &client_tls, known.clone()).await {
-                Ok((upstream, _)) if !serves(target, &upstream) => {
+                Ok((upstream, _)) if !serves(endpoints, &upstream) => {
                     let hint = "none of the hosts is a primary; check the connection string";
                     let fault = DialFault::new(DialStep::Login, "the server is a standby", hint);
                     first_fault.get_or_insert(fault);
@@ -122,9 +113,8 @@ async fn log_in(
 }
 
 /// Of several hosts only the primary will do: which one it is may change.
-fn serves(target: &Target, upstream: &Upstream) -> bool {
-    let standby = upstream.reported.get("in_hot_standby");
-    target.endpoints.len() < 2 || standby.is_none_or(|standby| standby == "off")
+fn serves(endpoints: &[&Endpoint], upstream: &Upstream) -> bool {
+    endpoints.len() < 2 || upstream.rank != Some(Rank::Standby)
 }
 
 /// Why one attempt failed.
@@ -195,6 +185,7 @@ async fn attempt(
         secret: greeting.secret,
         client_tls: client_tls.clone(),
     };
+    let rank = Rank::reported(&greeting.reported);
     let upstream = Upstream {
         peer: login.peer,
         cancel: Arc::new(cancel),
@@ -203,6 +194,7 @@ async fn attempt(
         statements: UpstreamStatements::default(),
         unnamed: None,
         status: IDLE,
+        rank,
     };
     Ok((upstream, login.salted))
 }

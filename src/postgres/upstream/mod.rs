@@ -1,9 +1,10 @@
 //! A logged-in connection to a tenant's server, as the pool keeps it.
 //!
-//! `connect` reaches the server, `dial` logs in; here is what it knows of its session, and how it is cleaned and closed.
+//! `connect` reaches the server, `dial` logs in, `probe` tries that; here is what it knows of its session, and how it is cleaned and closed.
 
 mod connect;
 mod dial;
+mod probe;
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -11,11 +12,18 @@ use bytes::Buf;
 use tokio::io::AsyncWriteExt;
 
 pub(super) use connect::{Way, open};
-pub use dial::{Dialer, probe};
+pub use dial::Dialer;
+pub use probe::probe;
 
 use super::{
-    cancel::CancelTarget, exchange::IDLE, flow::Peer, held::UpstreamStatements, refusal,
-    settings::Parameters, wire,
+    cancel::CancelTarget,
+    exchange::IDLE,
+    flow::Peer,
+    held::UpstreamStatements,
+    rank::{IN_HOT_STANDBY, QUESTION, Rank},
+    refusal,
+    settings::{Parameters, pair},
+    wire,
 };
 use crate::pool;
 
@@ -36,6 +44,8 @@ pub struct Upstream {
     pub(super) unnamed: Option<(u64, u64)>,
     /// The transaction status when it was last ready.
     pub(super) status: u8,
+    /// What its server is, if that is known and nothing has been said since that it changed.
+    pub(super) rank: Option<Rank>,
 }
 
 /// A message as it was read outside of a session.
@@ -50,15 +60,28 @@ impl Upstream {
     /// # Errors
     /// [`Failed::Answer`] with the server's error, [`Failed::Lost`] if the connection is no good.
     pub(super) async fn run(&mut self, text: &str) -> Result<(), Failed> {
+        self.ask(text).await.map(drop)
+    }
+
+    /// Asks the server what it is.
+    pub(super) async fn ask_rank(&mut self) -> Result<Option<Rank>, Failed> {
+        self.unnamed = None;
+        self.rank = self.ask(QUESTION).await?.as_ref().map(Rank::answered);
+        Ok(self.rank)
+    }
+
+    /// Runs a text of ours; the first two columns of its last row, if it has any.
+    async fn ask(&mut self, text: &str) -> Result<Option<(String, String)>, Failed> {
         wire::query(&mut self.peer.out, text);
         self.peer
             .flush()
             .await
             .map_err(|error| Failed::Lost(error.to_string()))?;
-        let mut outcome = Ok(());
+        let mut outcome = Ok(None);
         loop {
             let message = read_message(&mut self.peer).await.map_err(Failed::Lost)?;
             match message.tag {
+                b'D' => outcome = outcome.map(|_| pair(&message.body)),
                 b'E' => outcome = Err(Failed::Answer(message.body)),
                 b'S' => self.note_status(&message.body),
                 b'Z' => {
@@ -83,6 +106,9 @@ impl Upstream {
     /// Takes in a `ParameterStatus`.
     pub(super) fn note_status(&mut self, body: &[u8]) {
         if let Some((name, value)) = wire::status_pair(body) {
+            if name == IN_HOT_STANDBY {
+                self.rank = None;
+            }
             match self.reported.get_mut(name) {
                 Some(held) if held == value => {}
                 Some(held) => value.clone_into(held),
