@@ -7,8 +7,8 @@ use super::{CloseReason, Dial, Pool, Residue, budget::Slot, core::Meta};
 /// An upstream in use. Poisoned by default: dropped, it is closed and its place is free.
 #[must_use]
 pub struct Lease<D: Dial> {
-    /// The upstream itself.
-    pub upstream: D::Upstream,
+    /// The upstream itself. Boxed, because it changes hands several times for each exchange.
+    pub upstream: Box<D::Upstream>,
     place: Place<D>,
 }
 
@@ -20,7 +20,12 @@ struct Place<D: Dial> {
 }
 
 impl<D: Dial> Lease<D> {
-    pub(super) fn new(pool: Arc<Pool<D>>, upstream: D::Upstream, meta: Meta, slot: Slot) -> Self {
+    pub(super) fn new(
+        pool: Arc<Pool<D>>,
+        upstream: Box<D::Upstream>,
+        meta: Meta,
+        slot: Slot,
+    ) -> Self {
         Self {
             upstream,
             place: Place {

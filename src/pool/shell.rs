@@ -72,7 +72,7 @@ pub struct Pool<D: Dial> {
 
 /// A connection with its right to exist.
 pub(super) struct Held<D: Dial> {
-    upstream: D::Upstream,
+    upstream: Box<D::Upstream>,
     slot: Slot,
 }
 
@@ -196,11 +196,11 @@ impl<D: Dial> Pool<D> {
             && !core.is_paused()
     }
 
-    pub(super) fn take_back(&self, upstream: D::Upstream, meta: Meta, slot: Slot) {
+    pub(super) fn take_back(&self, upstream: Box<D::Upstream>, meta: Meta, slot: Slot) {
         self.step(|core, now, orders| core.came_back(Held { upstream, slot }, meta, now, orders));
     }
 
-    pub(super) fn reset(&self, mut upstream: D::Upstream, meta: Meta, slot: Slot) {
+    pub(super) fn reset(&self, mut upstream: Box<D::Upstream>, meta: Meta, slot: Slot) {
         let Some(pool) = self.this.upgrade() else {
             return;
         };
@@ -219,7 +219,7 @@ impl<D: Dial> Pool<D> {
         });
     }
 
-    pub(super) fn close_leased(&self, upstream: D::Upstream, slot: Slot, reason: CloseReason) {
+    pub(super) fn close_leased(&self, upstream: Box<D::Upstream>, slot: Slot, reason: CloseReason) {
         self.core.lock().close_begun();
         self.close(upstream, slot, reason);
     }
@@ -234,7 +234,7 @@ impl<D: Dial> Pool<D> {
         });
     }
 
-    fn close(&self, upstream: D::Upstream, slot: Slot, reason: CloseReason) {
+    fn close(&self, upstream: Box<D::Upstream>, slot: Slot, reason: CloseReason) {
         let Some(pool) = self.this.upgrade() else {
             return;
         };
@@ -244,7 +244,7 @@ impl<D: Dial> Pool<D> {
     }
 
     /// The place is kept until the server has seen the end, so that it never counts more than max.
-    async fn finish_close(&self, upstream: D::Upstream, slot: Slot, reason: CloseReason) {
+    async fn finish_close(&self, upstream: Box<D::Upstream>, slot: Slot, reason: CloseReason) {
         // A goodbye that takes too long is cut: dropping the future closes the socket.
         let _cut = timeout(self.shared.settings.close_wait_max, upstream.close())
             .await
@@ -303,6 +303,7 @@ impl<D: Dial> Pool<D> {
                     generation: tenant.generation,
                     epoch: *epoch,
                 };
+                let upstream = Box::new(upstream);
                 let held = Held { upstream, slot };
                 self.step(|core, now, orders| core.dialed(held, meta, now, orders));
             }

@@ -7,6 +7,7 @@ use std::{
     collections::HashMap,
     net::{IpAddr, SocketAddr},
     sync::Arc,
+    task::{Context, Poll, Waker},
     time::Duration,
 };
 
@@ -89,9 +90,8 @@ struct State {
     forwarding: usize,
     /// One took too long: the server may hear of it at any later time.
     late: bool,
-    /// The client waits for an upstream.
-    waiting: bool,
-    cancelled: bool,
+    /// The client waits for an upstream, or has been asked to give that up.
+    waiting: Option<Wait>,
 }
 
 /// A client's desk; dropped, its key is void.
@@ -188,9 +188,12 @@ struct Forwarding {
 impl Forwarding {
     fn begin(desk: &Arc<Desk>) -> Option<Self> {
         let mut state = desk.state.lock();
-        if state.waiting {
-            state.cancelled = true;
-            desk.changed.notify_one();
+        if let Some(wait) = &mut state.waiting {
+            let waiter = std::mem::replace(wait, Wait::Over);
+            drop(state);
+            if let Wait::Polled(waker) = waiter {
+                waker.wake();
+            }
             return None;
         }
         let target = Arc::clone(state.target.as_ref()?);
@@ -227,7 +230,30 @@ impl OwnDesk {
 
     /// From now on requests go to this upstream.
     pub(super) fn attach(&self, target: &Arc<CancelTarget>) {
-        self.desk.state.lock().target = Some(Arc::clone(target));
+        let mut state = self.desk.state.lock();
+        state.waiting = None;
+        state.target = Some(Arc::clone(target));
+    }
+
+    /// The client begins to wait for an upstream: a request asks it to give up.
+    pub(super) fn begin_waiting(&self) {
+        self.desk.state.lock().waiting = Some(Wait::Begun);
+    }
+
+    /// It waits no more.
+    pub(super) fn end_waiting(&self) {
+        self.desk.state.lock().waiting = None;
+    }
+
+    /// Ready while the client, which waits for an upstream, is asked to give up.
+    pub(super) fn poll_cancelled(&self, context: &Context<'_>) -> Poll<()> {
+        match &mut self.desk.state.lock().waiting {
+            Some(Wait::Over) => return Poll::Ready(()),
+            Some(Wait::Polled(waker)) => waker.clone_from(context.waker()),
+            Some(wait) => *wait = Wait::Polled(context.waker().clone()),
+            None => {}
+        }
+        Poll::Pending
     }
 
     /// Cancels the client's own query, for whoever has waited for it too long.
@@ -251,17 +277,6 @@ impl OwnDesk {
             self.desk.changed.notified().await;
         }
     }
-
-    /// Resolves when the client, which waits for an upstream, asks to give up.
-    ///
-    /// # Cancel safety
-    /// Safe; dropped, the client does not wait any more.
-    pub(super) async fn cancelled(&self) {
-        let _waiting = Waiting::begin(&self.desk);
-        while !std::mem::take(&mut self.desk.state.lock().cancelled) {
-            self.desk.changed.notified().await;
-        }
-    }
 }
 
 impl Drop for OwnDesk {
@@ -270,23 +285,13 @@ impl Drop for OwnDesk {
     }
 }
 
-/// Marks a client as waiting.
-struct Waiting<'a>(&'a Desk);
-
-impl<'a> Waiting<'a> {
-    fn begin(desk: &'a Desk) -> Self {
-        let mut state = desk.state.lock();
-        state.waiting = true;
-        state.cancelled = false;
-        drop(state);
-        Self(desk)
-    }
-}
-
-impl Drop for Waiting<'_> {
-    fn drop(&mut self) {
-        self.0.state.lock().waiting = false;
-    }
+/// A client's wait for an upstream.
+enum Wait {
+    Begun,
+    /// Somebody is to be woken when it is asked to give up.
+    Polled(Waker),
+    /// It is asked to give up.
+    Over,
 }
 
 #[cfg(test)]
@@ -342,14 +347,17 @@ mod tests {
     #[tokio::test]
     async fn a_waiting_client_gives_up() {
         let own = Cancels::new(100).enrol(false).unwrap();
-        let mut cancelled = std::pin::pin!(own.cancelled());
-        tokio::select! {
-            biased;
-            () = &mut cancelled => panic!("nobody asked"),
-            () = std::future::ready(()) => {}
-        }
-        assert!(Forwarding::begin(&own.desk).is_none());
-        cancelled.await;
+        own.begin_waiting();
+        let mut polls = 0;
+        let cancelled = std::future::poll_fn(|context| {
+            polls += 1;
+            own.poll_cancelled(context)
+        });
+        let ask = async { assert!(Forwarding::begin(&own.desk).is_none()) };
+        tokio::join!(cancelled, ask);
+        assert_eq!(polls, 2, "it waited until it was asked");
+        own.attach(&target());
+        assert!(Forwarding::begin(&own.desk).is_some(), "it waits no more");
     }
 
     #[tokio::test(start_paused = true)]

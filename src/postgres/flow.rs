@@ -21,6 +21,8 @@ use crate::net::Stream;
 pub(super) const BUFFER_BYTES: usize = 32 * 1024;
 /// Read on the stack first, so that an idle client needs no buffer.
 const SCRATCH_BYTES: usize = 8 * 1024;
+/// What passes behind something made is copied up to here: dearer is a system call that gathers.
+const GATHERED_BYTES_MAX: usize = 1024;
 /// What an idle client may keep.
 const IDLE_BYTES_MAX: usize = 1024;
 
@@ -133,6 +135,9 @@ impl Peer {
         context: &mut Context<'_>,
         from: &mut Inbound,
     ) -> Poll<io::Result<usize>> {
+        if !self.out.is_empty() && from.passed <= GATHERED_BYTES_MAX {
+            from.settle(&mut self.out);
+        }
         let mut written = 0;
         while !self.out.is_empty() || from.passed > 0 {
             let passed = from.buffer.get(..from.passed).unwrap_or_default();

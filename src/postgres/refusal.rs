@@ -202,9 +202,11 @@ pub(super) fn too_many_statements(max: usize) -> Box<[u8]> {
 }
 
 /// The client asked for its query to be cancelled while it waited for an upstream.
-pub(super) fn cancelled(out: &mut BytesMut) {
+pub(super) fn cancelled() -> Box<[u8]> {
+    let mut out = BytesMut::new();
     let text = "canceling statement due to user request";
-    wire::error_response(out, "ERROR", "57014", text, None);
+    wire::error_response(&mut out, "ERROR", "57014", text, None);
+    out.as_ref().into()
 }
 
 /// An administrator or the end of the gateway ends the session.

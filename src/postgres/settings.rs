@@ -95,6 +95,16 @@ impl Parameters {
         resets.chain(self.setting(differs, true)).collect()
     }
 
+    /// Makes one of two equal sets, always the same one, so that in the end all who have it share it, and comparing it
+    /// costs nothing.
+    pub(super) fn unite(one: &mut Arc<Self>, other: &mut Arc<Self>) {
+        if Arc::as_ptr(one) < Arc::as_ptr(other) {
+            *other = Arc::clone(one);
+        } else {
+            *one = Arc::clone(other);
+        }
+    }
+
     /// The text that turns a session with `known` into one with these; `None` if nothing differs.
     pub(super) fn difference(&self, known: &Self) -> Option<String> {
         if self.values == known.values {

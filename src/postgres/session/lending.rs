@@ -1,6 +1,10 @@
 //! Having an upstream: taking it, knowing when it may go, giving it back.
 
-use bytes::BytesMut;
+use std::{
+    future::Future,
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
 
 use super::{Besides, Run, Session, Stop, requests};
 use crate::{
@@ -10,7 +14,7 @@ use crate::{
         exchange::{Act, IDLE, Reply, Undo},
         flow::BUFFER_BYTES,
         rank::{IN_HOT_STANDBY, READ_ONLY},
-        refusal::{self, Severity},
+        refusal,
         servers::{ATTRS, Source},
         settings,
         upstream::Dialer,
@@ -21,16 +25,100 @@ use crate::{
 };
 
 impl Session {
-    /// Gets an upstream, or answers the unit that needs one with why there is none.
-    pub(super) async fn acquire(&mut self, killed: &mut Seldom<()>) -> Result<(), Stop> {
+    /// Takes an upstream for the unit in front, or a place in line; true if it has to wait there. Where neither can be
+    /// had, the unit is answered.
+    pub(super) async fn acquire(&mut self, killed: &mut Seldom<()>) -> Result<bool, Stop> {
+        if self.place.is_some() {
+            return Ok(true);
+        }
         self.choose_server();
-        let lease = match self.source.try_lease() {
-            Some(lease) => lease,
-            None => match Box::pin(self.wait_in_line(killed)).await? {
-                Some(lease) => lease,
-                None => return Ok(()),
+        if let Some(lease) = self.source.try_lease() {
+            self.begin_lease(lease);
+            return Ok(false);
+        }
+        match &self.source {
+            Source::Single(pool) => match pool.stand_in_line() {
+                Ok(place) => {
+                    self.begin_waiting();
+                    self.place = Some(place);
+                }
+                Err(error) => self.refuse_unit(&refusal::error_bytes(&error.refusal())),
             },
+            Source::Several(_) => Box::pin(self.search(killed)).await?,
+        }
+        Ok(self.place.is_some())
+    }
+
+    fn begin_waiting(&self) {
+        self.seat.set_standing(Standing::Waiting);
+        self.desk.begin_waiting();
+    }
+
+    /// The unit in front needs no upstream after all.
+    pub(super) fn leave_line(&mut self) {
+        if self.place.take().is_some() {
+            self.desk.end_waiting();
+            self.seat.set_standing(Standing::Idle);
+        }
+    }
+
+    /// Ready when the client does not stand in line any more.
+    pub(super) fn poll_place(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        let Some(place) = &mut self.place else {
+            return Poll::Pending;
         };
+        let outcome = match Pin::new(place).poll(context) {
+            Poll::Ready(Ok(lease)) => Ok(lease),
+            Poll::Ready(Err(error)) => Err(refusal::error_bytes(&error.refusal())),
+            Poll::Pending => {
+                ready!(self.desk.poll_cancelled(context));
+                Err(refusal::cancelled())
+            }
+        };
+        self.place = None;
+        self.end_wait(outcome);
+        Poll::Ready(())
+    }
+
+    fn end_wait(&mut self, outcome: Result<Lease<Dialer>, Box<[u8]>>) {
+        match outcome {
+            Ok(lease) => self.begin_lease(lease),
+            Err(said) => {
+                self.desk.end_waiting();
+                self.seat.set_standing(Standing::Idle);
+                self.refuse_unit(&said);
+            }
+        }
+    }
+
+    /// Waits for an upstream where there are several servers, one of which has to be found first.
+    async fn search(&mut self, killed: &mut Seldom<()>) -> Result<(), Stop> {
+        self.begin_waiting();
+        let client = &mut self.client;
+        // A client that only waits may go away; one that goes on sending is not read for ever.
+        let vanished = async {
+            loop {
+                let full = client.inbound.unseen().len() > BUFFER_BYTES;
+                if full {
+                    std::future::pending::<()>().await;
+                }
+                if !matches!(client.fill().await, Ok(1..)) {
+                    return;
+                }
+            }
+        };
+        let outcome = tokio::select! {
+            biased;
+            outcome = self.source.lease() => outcome.map_err(|why| refusal::unserved_bytes(&why)),
+            () = std::future::poll_fn(|context| self.desk.poll_cancelled(context)) => Err(refusal::cancelled()),
+            () = vanished => return Err(Stop::Vanished),
+            () = std::future::poll_fn(|context| killed.poll(context)) => return Err(Stop::Killed),
+        };
+        self.end_wait(outcome);
+        Ok(())
+    }
+
+    fn begin_lease(&mut self, lease: Lease<Dialer>) {
         self.seat.set_standing(Standing::Active);
         self.desk.attach(&lease.upstream.cancel);
         self.exchange.renew();
@@ -38,7 +126,6 @@ impl Session {
         self.state.changed = None;
         self.lease = Some(lease);
         self.tell_place();
-        Ok(())
     }
 
     /// Where there are several servers: what the client asks of the next one.
@@ -83,40 +170,6 @@ impl Session {
         if matches!(self.source, Source::Single(_)) && self.wanted.find(ATTRS).is_some() {
             self.source.split(self.service.means(&self.tenancy));
         }
-    }
-
-    async fn wait_in_line(
-        &mut self,
-        killed: &mut Seldom<()>,
-    ) -> Result<Option<Lease<Dialer>>, Stop> {
-        self.seat.set_standing(Standing::Waiting);
-        let client = &mut self.client;
-        // A client that only waits may go away; one that goes on sending is not read for ever.
-        let vanished = async {
-            loop {
-                let full = client.inbound.unseen().len() > BUFFER_BYTES;
-                if full {
-                    std::future::pending::<()>().await;
-                }
-                if !matches!(client.fill().await, Ok(1..)) {
-                    return;
-                }
-            }
-        };
-        let mut said = BytesMut::new();
-        tokio::select! {
-            biased;
-            outcome = self.source.lease() => match outcome {
-                Ok(lease) => return Ok(Some(lease)),
-                Err(unserved) => refusal::unserved(&mut said, Severity::Error, &unserved),
-            },
-            () = self.desk.cancelled() => refusal::cancelled(&mut said),
-            () = vanished => return Err(Stop::Vanished),
-            () = std::future::poll_fn(|context| killed.poll(context)) => return Err(Stop::Killed),
-        }
-        self.seat.set_standing(Standing::Idle);
-        self.refuse_unit(&said);
-        Ok(None)
     }
 
     /// Answers a unit for which there is no upstream: an error, and readiness at its end.

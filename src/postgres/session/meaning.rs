@@ -208,7 +208,7 @@ impl Session {
         };
         let Upstream {
             peer, statements, ..
-        } = &mut lease.upstream;
+        } = &mut *lease.upstream;
         let unit = self.exchange.unit();
         match statements.presence(statement.id, unit) {
             Presence::Here => return,

@@ -50,7 +50,7 @@ use super::{
     upstream::Dialer,
 };
 use crate::{
-    pool::Lease,
+    pool::{Lease, Waiting},
     session::{Seat, Standing},
     signal::Seldom,
     telemetry::SessionEnd,
@@ -91,6 +91,8 @@ pub(super) struct Session {
     portals: Vec<(Box<[u8]>, Facts)>,
     exchange: Exchange,
     lease: Option<Lease<Dialer>>,
+    /// The place in line, while none is free.
+    place: Option<Waiting<Dialer>>,
     /// What is left of a message of the client's, of which the head was seen.
     request: Run,
     /// What is left of a message of the upstream's.
@@ -216,6 +218,7 @@ impl Session {
             portals: Vec::new(),
             exchange: Exchange::default(),
             lease: None,
+            place: None,
             request: Run::default(),
             reply: Run::default(),
             state,
@@ -250,8 +253,9 @@ impl Session {
             self.settle().await;
             let need = self.digest_requests()?;
             self.say_made();
-            if need == Need::Lease {
-                self.acquire(&mut killed).await?;
+            if need != Need::Lease {
+                self.leave_line();
+            } else if !self.acquire(&mut killed).await? {
                 continue;
             }
             // Requests may have been answered here without asking anything of the upstream.
@@ -265,7 +269,11 @@ impl Session {
                     self.draining = true;
                     return Poll::Ready(Ok(()));
                 }
-                if let Poll::Ready(stop) = self.poll_overdue(context) {
+                if self.place.is_some() {
+                    if self.poll_place(context).is_ready() {
+                        return Poll::Ready(Ok(()));
+                    }
+                } else if let Poll::Ready(stop) = self.poll_overdue(context) {
                     return Poll::Ready(Err(stop));
                 }
                 if let Some(ears) = &self.ears

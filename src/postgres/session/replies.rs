@@ -107,7 +107,7 @@ impl Session {
                 fate,
             )));
         }
-        let Upstream { peer, .. } = &lease.upstream;
+        let Upstream { peer, .. } = &*lease.upstream;
         let Some(body) = frame.body(peer.inbound.unseen()) else {
             return Ok(None);
         };
@@ -149,7 +149,7 @@ impl Session {
             known,
             rank,
             ..
-        } = upstream;
+        } = &mut **upstream;
         let body = frame.body(peer.inbound.unseen()).unwrap_or_default();
         let Some((name, value)) = wire::status_pair(body) else {
             return fate;

@@ -157,7 +157,7 @@ impl Session {
             known,
             unnamed,
             ..
-        } = &mut lease.upstream;
+        } = &mut *lease.upstream;
         if Arc::ptr_eq(known, &self.wanted) {
             return;
         }
@@ -167,8 +167,10 @@ impl Session {
             self.exchange
                 .expect(Reply::Query, Act::Settings, Undo::Nothing);
             *unnamed = None;
+            *known = Arc::clone(&self.wanted);
+        } else {
+            Parameters::unite(&mut self.wanted, known);
         }
-        *known = Arc::clone(&self.wanted);
     }
 
     fn request(&mut self, frame: Frame) -> Result<Step, Stop> {
