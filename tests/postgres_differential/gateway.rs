@@ -4,7 +4,10 @@ use std::{sync::Arc, time::Duration};
 
 use polypool::{
     crypto::{Keyring, Secret},
-    net::{Listener, Stream, tls::ClientTls},
+    net::{
+        Listener, Stream,
+        tls::{ClientTls, ServerTls},
+    },
     pool,
     postgres::{Parts, Service, Settings},
     registry::{
@@ -53,6 +56,16 @@ pub(crate) struct Gateway {
 impl Gateway {
     /// A gateway with so many upstreams to a database of the server's.
     pub(crate) async fn start(url: &str, database: &str, upstreams: u32) -> Self {
+        Self::start_as(url, database, upstreams, None).await
+    }
+
+    /// The same, that offers TLS to its clients.
+    pub(crate) async fn start_as(
+        url: &str,
+        database: &str,
+        upstreams: u32,
+        server_tls: Option<ServerTls>,
+    ) -> Self {
         let mut url = url::Url::parse(url).unwrap();
         url.set_path(database);
         let folder = tempfile::tempdir().unwrap();
@@ -97,7 +110,7 @@ impl Gateway {
             admission: Admission::new(Arc::new(registry), Board::new()).unwrap(),
             shutdown: shutdown.clone(),
             client_tls: ClientTls::new(None, None).unwrap(),
-            server_tls: None,
+            server_tls,
         });
         let listener = Listener::bind(([127, 0, 0, 1], 0).into(), 100).unwrap();
         let address = listener.local_addr().unwrap().to_string();

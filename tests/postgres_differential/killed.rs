@@ -1,8 +1,15 @@
 //! A client that is gone in the middle of something leaves nothing behind.
 
-use std::time::Duration;
+use std::{io::Write, path::Path, process::Command, sync::Arc, time::Duration};
 
-use polypool::auth::scram;
+use polypool::{
+    auth::scram,
+    net::tls::{ServerFiles, ServerTls},
+};
+use rustls::{
+    ClientConfig, ClientConnection, RootCertStore,
+    pki_types::{CertificateDer, pem::PemObject},
+};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -202,6 +209,7 @@ async fn a_client_killed_at_any_moment_leaves_nothing() {
     killed_in_login(&gateway, &mut other).await;
     killed_in_line(&gateway, &mut other).await;
     drop(gateway);
+    killed_in_handshake(&url, &database.name).await;
     database.drop().await;
 }
 
@@ -270,6 +278,87 @@ async fn killed_in_login(gateway: &Gateway, other: &mut Client) {
         }
         drop(client);
         nothing_is_left(gateway, other, &format!("login, step {step}, {last}")).await;
+    }
+}
+
+/// A certificate of this test's own, and who believes in it.
+fn certified(folder: &Path) -> (ServerTls, ClientConfig) {
+    let files = ServerFiles {
+        certificate: folder.join("own.pem"),
+        key: folder.join("own.key"),
+        client_roots: None,
+    };
+    let arguments = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -subj /CN=localhost \
+        -addext subjectAltName=DNS:localhost -addext basicConstraints=critical,CA:FALSE -keyout own.key -out own.pem";
+    let made = Command::new("openssl")
+        .args(arguments.split_whitespace())
+        .current_dir(folder)
+        .output()
+        .unwrap();
+    assert!(
+        made.status.success(),
+        "{}",
+        String::from_utf8_lossy(&made.stderr)
+    );
+    let mut roots = RootCertStore::empty();
+    roots
+        .add(CertificateDer::from_pem_file(&files.certificate).unwrap())
+        .unwrap();
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    (ServerTls::load(&files).unwrap(), config)
+}
+
+/// A client of a TLS handshake, asked for or direct, that has sent a part of its hello, of its last message, or of the
+/// start-up packet behind it.
+async fn killed_in_handshake(url: &str, database: &str) {
+    let folder = tempfile::tempdir().unwrap();
+    let (server_tls, config) = certified(folder.path());
+    let gateway = Gateway::start_as(url, database, 1, Some(server_tls)).await;
+    let mut other = gateway.client().await;
+    let ask = [8_u32.to_be_bytes(), 80_877_103_u32.to_be_bytes()].concat();
+    let startup = message(b'x', &196_608_u32.to_be_bytes())[1..].to_vec();
+    let cases = (0..2).flat_map(|direct| (0..3).map(move |flight| (direct == 1, flight)));
+    for ((direct, flight), quarters) in
+        cases.flat_map(|case| (0..=4).map(move |quarters| (case, quarters)))
+    {
+        let state = format!("TLS handshake, direct {direct}, {quarters}/4 of message {flight}");
+        let mut socket = TcpStream::connect(&gateway.app.address).await.unwrap();
+        let mut config = config.clone();
+        if direct {
+            config.alpn_protocols = vec![b"postgresql".to_vec()];
+        } else {
+            socket.write_all(&ask).await.unwrap();
+            assert_eq!(socket.read_u8().await.unwrap(), b'S');
+        }
+        let name = "localhost".try_into().unwrap();
+        let mut tls = ClientConnection::new(Arc::new(config), name).unwrap();
+        for at in 0..=flight {
+            if at == 2 {
+                tls.writer().write_all(&startup).unwrap();
+            }
+            while !tls.wants_write() {
+                let mut read = vec![0; 16 * 1024];
+                let count = socket.read(&mut read).await.unwrap();
+                assert_ne!(count, 0, "{state}");
+                tls.read_tls(&mut &read[..count]).unwrap();
+                tls.process_new_packets().unwrap();
+            }
+            let mut bytes = Vec::new();
+            while tls.wants_write() {
+                tls.write_tls(&mut bytes).unwrap();
+            }
+            let quarters = if at == flight { quarters } else { 4 };
+            let end = bytes.len() * quarters / 4;
+            socket.write_all(&bytes[..end]).await.unwrap();
+        }
+        assert_eq!(tls.is_handshaking(), flight == 0, "{state}");
+        drop(socket);
+        nothing_is_left(&gateway, &mut other, &state).await;
     }
 }
 
