@@ -151,13 +151,15 @@ fn push_name(out: &mut String, name: &str) {
 }
 
 /// Asks a session for all that it holds: its parameters, and the reasons why it must not move.
+///
+/// Of the conditions of an AND the planner chooses the order, and would read three catalogues in vain; CASE keeps it.
 const AUDIT: &str = "\
 SELECT 's', name, setting FROM pg_catalog.pg_settings WHERE source = 'session' \
 AND name NOT LIKE 'transaction\\_%' \
-UNION ALL SELECT 'p', 'temporary', '' WHERE pg_catalog.pg_my_temp_schema() <> 0 AND (EXISTS \
+UNION ALL SELECT 'p', 'temporary', '' WHERE CASE pg_catalog.pg_my_temp_schema() WHEN 0 THEN false ELSE EXISTS \
 (SELECT FROM pg_catalog.pg_class WHERE relnamespace = pg_catalog.pg_my_temp_schema()) OR EXISTS \
 (SELECT FROM pg_catalog.pg_proc WHERE pronamespace = pg_catalog.pg_my_temp_schema()) OR EXISTS \
-(SELECT FROM pg_catalog.pg_type WHERE typnamespace = pg_catalog.pg_my_temp_schema())) \
+(SELECT FROM pg_catalog.pg_type WHERE typnamespace = pg_catalog.pg_my_temp_schema()) END \
 UNION ALL SELECT 'p', 'advisory_lock', '' WHERE EXISTS (SELECT FROM pg_catalog.pg_locks \
 WHERE locktype = 'advisory' AND pid = pg_catalog.pg_backend_pid()) \
 UNION ALL SELECT 'l', name, '' FROM pg_catalog.pg_listening_channels() AS name \
