@@ -2,7 +2,10 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use dashmap::DashMap;
@@ -44,6 +47,7 @@ pub(super) struct Tenancy {
     /// What its clients listen to.
     pub(super) hub: Arc<Hub>,
     greeting: Mutex<Option<Greeting>>,
+    was_promoted: AtomicBool,
     /// Where there are several servers: of each.
     greetings: Mutex<HashMap<Endpoint, Greeting>>,
     /// What is known of them.
@@ -89,7 +93,13 @@ impl Tenancy {
                 .is_some_and(|known| known != value)
         {
             Arc::make_mut(known).insert(IN_HOT_STANDBY.to_owned(), value.to_owned());
+            self.was_promoted.store(true, Ordering::Relaxed);
         }
+    }
+
+    /// Whether the only server was promoted while connected, so that clients may believe what was true before.
+    pub(super) fn was_promoted(&self) -> bool {
+        self.was_promoted.load(Ordering::Relaxed)
     }
 
     /// What is known of the servers of a registration, shared by its sessions.

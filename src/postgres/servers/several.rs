@@ -22,7 +22,7 @@ const PAUSE_MIN: Duration = Duration::from_millis(100);
 /// The longest.
 const PAUSE_MAX: Duration = Duration::from_secs(1);
 /// How often servers may turn out to be something else than was believed before that is told.
-const SURPRISES_MAX: u32 = 16;
+const SURPRISES_MAX: usize = 16;
 
 /// Several servers, as one session reaches them.
 pub(in crate::postgres) struct Several {
@@ -168,7 +168,7 @@ impl Several {
                         self.serve(at);
                         return Ok(lease);
                     }
-                    None => search.surprised()?,
+                    None => search.surprised(self.pools.len())?,
                 },
                 None => self.look_around(&mut search).await?,
             }
@@ -252,7 +252,7 @@ struct Search {
     /// What was heard before is not good enough.
     round: Instant,
     pause: Duration,
-    surprises: u32,
+    surprises: usize,
 }
 
 impl Search {
@@ -278,10 +278,11 @@ impl Search {
         self.pause = (self.pause * 2).min(PAUSE_MAX);
     }
 
-    /// A server was not what it was taken for.
-    fn surprised(&mut self) -> Result<(), Unserved> {
+    /// A server was not what it was taken for. Each of them is tried, however long the first took.
+    fn surprised(&mut self, servers: usize) -> Result<(), Unserved> {
         self.surprises += 1;
-        if self.surprises > SURPRISES_MAX {
+        let late = Instant::now() >= self.until && self.surprises > servers;
+        if late || self.surprises > SURPRISES_MAX {
             return Err(Unserved::NoServer(self.attrs));
         }
         Ok(())

@@ -148,15 +148,24 @@ impl Session {
         !hears && several.wants_otherwise(self.role, &self.wanted)
     }
 
-    /// Where there are several servers: how the one that the client has now differs from the one before.
+    /// Where there are several servers, or the only one was promoted: how the place differs from the one before.
     fn tell_place(&mut self) {
-        let (Source::Several(_), Some(lease)) = (&self.source, &self.lease) else {
+        let Some(lease) = &self.lease else {
             return;
         };
         let upstream = &lease.upstream;
+        let greeting;
+        let reported = match &self.source {
+            Source::Several(_) => &upstream.reported,
+            Source::Single(_) if !self.tenancy.was_promoted() => return,
+            Source::Single(_) => {
+                greeting = self.tenancy.greeting().unwrap_or_default();
+                &greeting
+            }
+        };
         for name in [IN_HOT_STANDBY, READ_ONLY] {
             let set = self.wanted.find(name).or(upstream.known.find(name));
-            if let Some(value) = upstream.reported.get(name)
+            if let Some(value) = reported.get(name)
                 && set.is_none()
                 && self.told.tell(name, value)
             {
