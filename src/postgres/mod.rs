@@ -6,7 +6,7 @@
 //! gateway starts). And PostgreSQL's own: `flow` (a socket and its buffers), `prepared` (statements
 //! over changing upstreams), `named` (those of one client) and `held` (those that one upstream has),
 //! `statement` (what a text may do to its session), `settings` (what a session holds), `tenancy` (what the sessions of a tenant
-//! share), `servers` (which of several) and `rank` (what one of them is), `listen` (LISTEN for many clients by one upstream), `console` (the database `polypool`), `cancel` (keys ours and theirs).
+//! share), `servers` (which of several) and `rank` (what one of them is), `routines` (what the database's functions do to sessions), `listen` (LISTEN for many clients by one upstream), `console` (the database `polypool`), `cancel` (keys ours and theirs).
 
 mod cancel;
 mod console;
@@ -20,6 +20,7 @@ mod policy;
 mod prepared;
 mod rank;
 mod refusal;
+mod routines;
 mod servers;
 mod service;
 mod session;

@@ -9,7 +9,7 @@ use std::{
     hash::Hash,
     sync::{
         Arc, OnceLock,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
 };
 
@@ -53,6 +53,8 @@ pub(super) struct Statement {
     /// Text, terminator and types, as Parse carries them; or the text of `PREPARE`.
     pub(super) rest: Box<[u8]>,
     pub(super) facts: Facts,
+    /// The edition of what is known of functions in which it did nothing by them.
+    pub(super) harmless: AtomicU64,
     /// Some upstream has prepared it without an error.
     proven: AtomicBool,
 }
@@ -74,6 +76,7 @@ impl Statement {
             name: String::new(),
             rest: text.into(),
             facts,
+            harmless: AtomicU64::new(0),
             proven: AtomicBool::new(false),
         })
     }
@@ -230,6 +233,7 @@ impl Entries {
             name: upstream_name(self.last_id),
             rest: rest.into(),
             facts,
+            harmless: AtomicU64::new(0),
             proven: AtomicBool::new(false),
         }
     }

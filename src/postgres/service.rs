@@ -72,6 +72,9 @@ pub struct Settings {
     pub listen_channels_max: usize,
     /// Notifications that wait for a client that does not read, or that stays in a transaction, in bytes.
     pub notifications_bytes_max: usize,
+    /// How long what the database's functions do to sessions counts as known, where nothing tells of a change.
+    #[serde(with = "humantime_serde")]
+    pub routines_fresh_for: Duration,
 }
 
 impl Default for Settings {
@@ -90,6 +93,7 @@ impl Default for Settings {
             failover_wait_max: Duration::from_secs(10),
             listen_channels_max: 1000,
             notifications_bytes_max: 32 * 1024 * 1024,
+            routines_fresh_for: Duration::from_mins(1),
         }
     }
 }
@@ -140,7 +144,7 @@ pub struct Service {
 impl Service {
     /// A service without clients.
     pub fn new(parts: Parts) -> Arc<Self> {
-        let tenancies = Arc::new(Tenancies::default());
+        let tenancies = Arc::new(Tenancies::new(parts.settings.routines_fresh_for));
         let client_tls = parts.client_tls.speaking(wire::APPLICATION_PROTOCOL);
         let cancels = Cancels::new(parts.settings.cancels_per_second_max);
         let dialer = Dialer::new(client_tls, Arc::clone(&tenancies));

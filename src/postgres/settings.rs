@@ -127,7 +127,7 @@ impl Parameters {
 }
 
 /// A string constant that means the same whatever `standard_conforming_strings` is.
-fn push_text(out: &mut String, value: &str) {
+pub(super) fn push_text(out: &mut String, value: &str) {
     out.push_str("E'");
     for letter in value.chars().filter(|letter| *letter != '\0') {
         if matches!(letter, '\'' | '\\') {

@@ -6,12 +6,15 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
+    time::Duration,
 };
 
 use dashmap::DashMap;
 use parking_lot::Mutex;
 
-use super::{listen::Hub, prepared::Catalogue, rank::IN_HOT_STANDBY, servers::Servers};
+use super::{
+    listen::Hub, prepared::Catalogue, rank::IN_HOT_STANDBY, routines::Routines, servers::Servers,
+};
 use crate::{
     auth::scram::Salted,
     tenant::{Endpoint, Generation, Tenant, TenantId},
@@ -41,9 +44,10 @@ pub(super) enum Accepted {
 }
 
 /// What one tenant's sessions share.
-#[derive(Default)]
 pub(super) struct Tenancy {
     pub(super) catalogue: Catalogue,
+    /// What the database's functions do to sessions.
+    pub(super) routines: Routines,
     /// What its clients listen to.
     pub(super) hub: Arc<Hub>,
     greeting: Mutex<Option<Greeting>>,
@@ -58,6 +62,20 @@ pub(super) struct Tenancy {
 }
 
 impl Tenancy {
+    fn new(fresh_for: Duration) -> Self {
+        Self {
+            catalogue: Catalogue::default(),
+            routines: Routines::new(fresh_for),
+            hub: Arc::default(),
+            greeting: Mutex::default(),
+            was_promoted: AtomicBool::default(),
+            greetings: Mutex::default(),
+            servers: Mutex::default(),
+            accepted: Mutex::default(),
+            salted: Mutex::default(),
+        }
+    }
+
     /// What a fresh upstream reported.
     pub(super) fn greeting(&self) -> Option<Greeting> {
         self.greeting.lock().clone()
@@ -149,12 +167,21 @@ impl Tenancy {
 }
 
 /// Every tenant's.
-#[derive(Default)]
 pub(super) struct Tenancies {
     all: DashMap<TenantId, Arc<Tenancy>>,
+    /// How long what is known of functions counts.
+    fresh_for: Duration,
 }
 
 impl Tenancies {
+    /// Nobody's.
+    pub(super) fn new(fresh_for: Duration) -> Self {
+        Self {
+            all: DashMap::new(),
+            fresh_for,
+        }
+    }
+
     /// What one of a tenant's servers is, if that is known.
     pub(super) fn rank_of(&self, tenant: TenantId, server: &str) -> Option<&'static str> {
         let servers = self.all.get(&tenant)?.servers.lock().clone();
@@ -169,6 +196,7 @@ impl Tenancies {
         if self.all.len() >= TENANCIES_MAX {
             self.all.retain(|_, tenancy| Arc::strong_count(tenancy) > 1);
         }
-        Arc::clone(&self.all.entry(tenant).or_default())
+        let make = || Arc::new(Tenancy::new(self.fresh_for));
+        Arc::clone(&self.all.entry(tenant).or_insert_with(make))
     }
 }

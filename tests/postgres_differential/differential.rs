@@ -173,6 +173,23 @@ const SCHEMA: &str = "\
     create table s1.named (v text); insert into s1.named values ('s1'); \
     create table s2.named (v text); insert into s2.named values ('s2'); \
     create table own_a (a int); create table own_b (a int); \
+    create function set_own(v text) returns text language plpgsql as \
+        $$ begin perform set_config('my.own', v, false); return v; end $$; \
+    create function set_memory(v text) returns text language plpgsql as \
+        $$ begin execute 'set work_mem = ' || quote_literal(v); return v; end $$; \
+    create function set_path(v text) returns text language sql as \
+        $$ select set_config('search_path', v, false) $$; \
+    create function set_path_locally(v text) returns text language sql as \
+        $$ select set_config('search_path', v, true) $$; \
+    create function set_zone(v text) returns text language sql as \
+        $$ select set_config('timezone', v, false) $$; \
+    create procedure set_both(v text) language plpgsql as \
+        $$ begin set work_mem = '10MB'; perform public.set_own(v); end $$; \
+    create table watched (v text); \
+    create function watch() returns trigger language plpgsql as \
+        $$ begin perform set_config('my.other', new.v, false); return null; end $$; \
+    create trigger watch before insert on watched for each row execute function watch(); \
+    create view by_view as select public.set_memory('11MB'); \
     grant all on all tables in schema public, s1, s2 to diff_one, diff_two; \
     grant all on schema public, s1, s2 to diff_one, diff_two";
 

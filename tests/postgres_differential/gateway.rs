@@ -150,7 +150,7 @@ impl Gateway {
     }
 }
 
-/// A gateway with two upstreams to a database of its own.
+/// A gateway in front of a database of its own: with two upstreams, unless said otherwise.
 pub(crate) struct Place {
     pub(crate) gateway: Gateway,
     pub(crate) database: Database,
@@ -158,9 +158,14 @@ pub(crate) struct Place {
 
 impl Place {
     pub(crate) async fn open(name: &str) -> Option<Self> {
+        Self::open_with(name, 2).await
+    }
+
+    /// The same with so many upstreams.
+    pub(crate) async fn open_with(name: &str, upstreams: u32) -> Option<Self> {
         let url = server_url()?;
         let database = Database::create(format!("{name}_{}", std::process::id())).await;
-        let gateway = Gateway::start(&url, &database.name, 2).await;
+        let gateway = Gateway::start(&url, &database.name, upstreams).await;
         Some(Self { gateway, database })
     }
 

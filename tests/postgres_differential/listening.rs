@@ -423,9 +423,12 @@ async fn what_a_function_listens_to_is_nobody_elses() {
         return;
     };
     let mut client = place.client().await;
-    client
-        .must("create function hidden() returns void language plpgsql as $$ begin listen h; end $$")
-        .await;
+    let hidden = "create or replace function hidden() returns void language plpgsql as ";
+    client.must(&format!("{hidden} 'begin end'")).await;
+    client.must("select hidden() is null").await;
+    // What is done past the gateway is not known at once.
+    let text = format!("{hidden} 'begin listen h; end'");
+    place.direct().await.must(&text).await;
     client.must("select hidden() is null").await;
     let mut other = place.client().await;
     let (types, _) = other.query("notify h, 'x'").await;
@@ -437,5 +440,11 @@ async fn what_a_function_listens_to_is_nobody_elses() {
             .await
             .is_empty()
     );
+    // Where it is, the caller listens.
+    client.must(&text).await;
+    client.must("select hidden() is null").await;
+    place.shared(1).await;
+    other.must("notify h, 'y'").await;
+    assert!(client.read().await.body.ends_with(b"h\0y\0"));
     place.close().await;
 }

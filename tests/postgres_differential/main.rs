@@ -18,6 +18,7 @@
 
 mod cancels;
 mod differential;
+mod functions;
 mod gateway;
 mod killed;
 mod listening;

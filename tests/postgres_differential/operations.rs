@@ -107,8 +107,9 @@ pub(crate) fn operation(random: &mut Random, situation: Situation) -> Operation 
         43..=47 => text(random, locks),
         48..=53 => text(random, notify),
         54..=57 => text(random, cursor),
-        58..=65 => text(random, sql_statement),
-        66..=76 => protocol_units(random, 1, situation.status != b'E'),
+        58..=63 => text(random, sql_statement),
+        64..=66 => text(random, function),
+        67..=76 => protocol_units(random, 1, situation.status != b'E'),
         77..=82 => {
             let count = 2 + random.below(5);
             protocol_units(random, count, false)
@@ -369,6 +370,29 @@ fn sql_statement(random: &mut Random) -> String {
     }
 }
 
+/// What sets parameters though its text does not show it.
+fn function(random: &mut Random) -> String {
+    random
+        .pick(&[
+            "select public.set_own('by function')",
+            "select set_own('')",
+            "select public.set_memory('6MB')",
+            "select public.set_memory('bad')",
+            "select public.set_path('s2, public')",
+            "select public.set_path('s1')",
+            "select public.set_path_locally('s1, public')",
+            "select public.set_zone('Europe/Paris')",
+            "insert into public.watched values ('by trigger')",
+            "select * from public.by_view",
+            "call public.set_both('by procedure')",
+            "do $$ begin perform public.set_own('in do'); end $$",
+            "prepare p1 as select public.set_own('prepared')",
+            "select public.set_own('failing'), 1/0",
+            "declare c cursor for select public.set_own('fetched')",
+        ])
+        .into()
+}
+
 fn discard(random: &mut Random) -> String {
     random
         .pick(&[
@@ -412,7 +436,7 @@ fn failing(random: &mut Random) -> String {
 fn several(random: &mut Random, situation: Situation) -> Operation {
     let count = 2 + random.below(3);
     let parts: Vec<String> = (0..count)
-        .map(|_| match random.below(10) {
+        .map(|_| match random.below(11) {
             // What resets is refused beside others, where the connection began with a value of its own:
             // the first client did so.
             0 | 1 => loop {
@@ -436,6 +460,7 @@ fn several(random: &mut Random, situation: Situation) -> Operation {
             6 => notify(random),
             7 => failing(random),
             8 => sql_statement(random),
+            9 => function(random),
             _ => format!("insert into shared values ({})", random.below(9)),
         })
         .collect();
@@ -483,6 +508,8 @@ fn extended(random: &mut Random, label: &mut String, portals: bool) -> Vec<u8> {
                 "deallocate all",
                 "deallocate p2",
                 "prepare p2 as select 2",
+                "select public.set_own('extended')",
+                "select public.set_memory('8MB')",
             ];
             let text = random.pick(&texts).to_owned();
             label.push_str(&format!(" parse({name}: {text})"));

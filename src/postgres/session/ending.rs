@@ -144,8 +144,11 @@ impl Session {
         });
         let handing_over = self.ears.as_ref().is_some_and(|ears| ears.is_busy());
         let listens = handing_over || self.state.besides != Besides::Nothing;
-        let clean =
-            self.exchange.is_quiet() && self.pin().is_none() && !self.state.suspect && !listens;
+        let clean = !self.has_open()
+            && self.exchange.is_quiet()
+            && self.pin().is_none()
+            && !self.state.suspect
+            && !listens;
         let residue = match (half_said, clean) {
             (true, _) => Residue::Broken(CloseReason::Abandoned),
             (false, true) => Residue::Clean,

@@ -124,6 +124,9 @@ impl Session {
         self.exchange.renew();
         self.state.nameless = false;
         self.state.changed = None;
+        self.state.open = None;
+        self.state.weighed = 0;
+        self.tenancy.routines.age(tokio::time::Instant::now());
         self.lease = Some(lease);
         self.tell_place();
     }
@@ -204,9 +207,9 @@ impl Session {
     }
 
     /// With nothing under way: asks what a suspect unit left behind, or lets the upstream go.
-    pub(super) async fn settle(&mut self) {
-        let Some(lease) = &mut self.lease else {
-            return;
+    pub(super) async fn settle(&mut self) -> Result<(), Stop> {
+        let Some(lease) = &self.lease else {
+            return Ok(());
         };
         let settled = self.exchange.is_quiet()
             && self.request.left == 0
@@ -214,9 +217,12 @@ impl Session {
             && self.client.inbound.passed() == 0
             && lease.upstream.peer.out.is_empty();
         if !settled {
-            return;
+            return Ok(());
         }
-        if self.state.suspect {
+        if self.has_open() {
+            Box::pin(self.learn()).await?;
+        }
+        if let Some(lease) = self.lease.as_mut().filter(|_| self.state.suspect) {
             let upstream = &mut lease.upstream;
             wire::query(
                 &mut upstream.peer.out,
@@ -225,10 +231,10 @@ impl Session {
             upstream.unnamed = None;
             self.exchange
                 .expect(Reply::Query, Act::Audit, Undo::Nothing);
-            return;
+            return Ok(());
         }
         if self.ears.as_ref().is_some_and(|ears| ears.is_busy()) {
-            return;
+            return Ok(());
         }
         let more = requests::unit_is_ready(self.client.inbound.unseen(), self.limits())
             && !self.is_misplaced();
@@ -240,6 +246,7 @@ impl Session {
             };
             self.release(residue).await;
         }
+        Ok(())
     }
 
     /// Why the upstream must stay.

@@ -20,6 +20,7 @@ mod requests;
 mod statements;
 mod told;
 mod unnamed;
+mod weighing;
 
 use std::{
     collections::BTreeSet,
@@ -42,6 +43,7 @@ use super::{
     exchange::Exchange,
     flow::{BUFFER_BYTES, Inbound, Peer},
     named::ClientStatements,
+    routines::Open,
     servers::Source,
     service::Service,
     settings::{Findings, Parameters},
@@ -143,6 +145,12 @@ struct State {
     unloaded: Option<Box<[u8]>>,
     /// Definitions may have changed.
     defines: bool,
+    /// Those of functions too, for what counts beyond the transaction.
+    redefines: bool,
+    /// What texts did by functions could not be judged yet.
+    open: Option<Box<Open>>,
+    /// When a text was first judged that is not settled; 0: none was.
+    weighed: u64,
     besides: Besides,
     /// No shared listener could be had: the upstream listens.
     unshared: bool,
@@ -250,7 +258,7 @@ impl Session {
         loop {
             self.digest_replies()?;
             self.attend()?;
-            self.settle().await;
+            self.settle().await?;
             let need = self.digest_requests()?;
             self.say_made();
             if need != Need::Lease {
@@ -259,7 +267,7 @@ impl Session {
                 continue;
             }
             // Requests may have been answered here without asking anything of the upstream.
-            self.settle().await;
+            self.settle().await?;
             self.rest()?;
             std::future::poll_fn(|context| {
                 if killed.poll(context).is_ready() {

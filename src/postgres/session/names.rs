@@ -136,7 +136,10 @@ impl Session {
                 Deed::Execute(name) => match self.statements.find(name).map(Arc::clone) {
                     // What runs others in turn is not followed any further.
                     Some(statement) if statement.facts.deeds.is_some() => self.keep(PIN),
-                    Some(statement) => self.note(&statement.facts),
+                    Some(statement) => {
+                        self.note(&statement.facts);
+                        self.weigh(self.judge_statement(&statement));
+                    }
                     // What it is, only the server knows, if anybody does.
                     None => self.state.suspect = true,
                 },

@@ -201,8 +201,12 @@ impl Session {
 
     pub(super) fn bind_natively(&mut self, frame: Frame, portal: &[u8], name: &[u8]) -> Step {
         let found = self.statements.find(name);
+        let verdict = found.map(|found| self.judge_statement(found));
         let facts = found.map_or_else(Facts::default, |found| found.facts.clone());
         self.note(&facts);
+        if let Some(verdict) = verdict {
+            self.weigh(verdict);
+        }
         self.open_portal(portal, &facts);
         self.forward(frame, Reply::Bind)
     }

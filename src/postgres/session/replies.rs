@@ -260,6 +260,7 @@ impl Session {
             }
         };
         self.state.understood.clear();
+        self.state.weigh_failure();
         let unknown = refusal::is_unknown_statement(body);
         if is_fatal(body) {
             self.state.failure = Some(whole.into());
@@ -296,11 +297,10 @@ impl Session {
             return Err(Stop::Refused(no_transactions()));
         }
         self.tally.units += 1;
-        let state = &mut self.state;
-        if state.defines && status == IDLE {
-            self.tenancy.catalogue.renew();
-            state.defines = false;
+        if status == IDLE {
+            self.defined();
         }
+        let state = &mut self.state;
         if status == IDLE && self.exchange.is_quiet() {
             self.portals.clear();
             state.shifted &= state.suspect;

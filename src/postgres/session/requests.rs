@@ -20,8 +20,6 @@ use crate::{
 const COLLECTED_BYTES_MAX: usize = 8 * 1024;
 /// Messages under way at once; beyond, the client is not read.
 const OUTSTANDING_MAX: usize = 10_000;
-/// Parameters of extensions that are moved between upstreams; with more, the upstream stays.
-const UNLISTED_MAX: usize = 64;
 
 /// What became of a message.
 pub(super) enum Step {
@@ -234,6 +232,7 @@ impl Session {
             return Err(malformed("invalid Query message"));
         };
         let facts = scan(text);
+        let verdict = self.judge(text, &facts);
         let names = facts.needs_names() || facts.deallocates().is_some();
         if names && !self.exchange.is_first_unit() {
             return Ok(Step::Wait);
@@ -254,6 +253,7 @@ impl Session {
             return Ok(self.change(frame, &facts, change));
         }
         self.note(&facts);
+        self.weigh(verdict);
         if let Some(name) = facts.deallocates() {
             return Ok(self.deallocate(frame, name));
         }
@@ -278,6 +278,7 @@ impl Session {
         };
         if policy::may_call(self.role, u32::from_be_bytes(*number)) {
             self.state.suspect = true;
+            self.weigh_any();
             return Ok(self.forward(frame, Reply::Query));
         }
         let what = "a call of this function by number".into();
@@ -329,9 +330,8 @@ impl Session {
 
     /// Takes note of what a statement may do to the session.
     pub(super) fn note(&mut self, facts: &Facts) {
-        self.state.unlisted.extend(facts.parameters.iter().cloned());
-        let too_many = self.state.unlisted.len() > UNLISTED_MAX;
-        if let Some(reason) = facts.sticks.or(too_many.then_some("parameters")) {
+        self.remember_unlisted(facts.parameters.iter().cloned());
+        if let Some(reason) = facts.sticks {
             self.keep(reason);
         }
         let pinned = self.state.pinned.is_some();

@@ -200,6 +200,7 @@ impl Session {
             Provided::Refused(said) => return Ok(self.refuse_run(frame, said)),
         };
         self.note(&statement.facts);
+        self.weigh(self.judge_statement(&statement));
         let Some(lease) = &mut self.lease else {
             return Ok(Step::Done);
         };

@@ -68,6 +68,8 @@ impl Session {
             return Step::Wait;
         }
         let serial = unnamed.serial;
+        let text = wire::split_cstr(&unnamed.rest).map_or(&unnamed.rest[..], |(text, _)| text);
+        let verdict = self.judge(text, &unnamed.facts);
         let (facts, under) = (unnamed.facts.clone(), unnamed.under.clone());
         match self.settle_names(&facts) {
             Names::Ready => {}
@@ -91,6 +93,7 @@ impl Session {
             self.run_around(&around.after, &Act::Swallow, || Undo::Nothing);
         }
         self.note(&facts);
+        self.weigh(verdict);
         self.forward(frame, reply)
     }
 

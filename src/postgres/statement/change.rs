@@ -91,7 +91,7 @@ fn read_one(pieces: &[Piece<'_>]) -> Option<Change> {
 }
 
 /// A parameter's name in lower case, and what follows it.
-fn name<'a, 'b>(pieces: &'b [Piece<'a>]) -> Option<(String, &'b [Piece<'a>])> {
+pub(super) fn name<'a, 'b>(pieces: &'b [Piece<'a>]) -> Option<(String, &'b [Piece<'a>])> {
     if let [time, zone, rest @ ..] = pieces
         && time.is(b"time")
         && zone.is(b"zone")

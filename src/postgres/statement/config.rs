@@ -12,6 +12,8 @@ pub(super) struct ConfigCall {
     is_true: bool,
     /// Tokens of the argument under way.
     tokens: usize,
+    /// How much of `::text` follows the first argument.
+    cast: usize,
 }
 
 impl ConfigCall {
@@ -23,6 +25,7 @@ impl ConfigCall {
             name: None,
             is_true: false,
             tokens: 0,
+            cast: 0,
         }
     }
 
@@ -43,7 +46,9 @@ impl ConfigCall {
                 }
             }
             Token::Sign(b',') if self.depth == 1 => {
-                if self.arguments == 0 && self.tokens != 2 {
+                // The server's own way to write it has a cast.
+                let plain = self.tokens == 2 || (self.tokens, self.cast) == (5, 3);
+                if self.arguments == 0 && !plain {
                     self.name = None;
                 }
                 self.arguments += 1;
@@ -54,6 +59,10 @@ impl ConfigCall {
                 let plain = !text.contains(&b'\\') && !text.contains(&b'\'');
                 let name = std::str::from_utf8(text).ok().filter(|_| plain);
                 self.name = name.map(str::to_ascii_lowercase);
+            }
+            Token::Sign(b':') if self.arguments == 0 => self.cast += 1,
+            Token::Word(word) if self.arguments == 0 && word.as_bytes() == b"text" => {
+                self.cast += 1;
             }
             Token::Word(word) if self.tokens == 1 => self.is_true = word.as_bytes() == b"true",
             Token::Sign(_) | Token::Text(_) | Token::Word(_) | Token::Doubt => {

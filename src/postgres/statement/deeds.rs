@@ -139,7 +139,8 @@ impl<'a> Reader<'a> {
         }
     }
 
-    fn piece(&mut self) -> Option<Piece<'a>> {
+    /// The next piece, semicolons included.
+    pub(super) fn piece(&mut self) -> Option<Piece<'a>> {
         let from = self.text.len() - self.tokens.left_without_blank();
         let token = self.tokens.next()?;
         let to = self.text.len() - self.tokens.left();

@@ -94,9 +94,10 @@ pub(super) fn scan_fully(text: &[u8]) -> Facts {
     scan.facts
 }
 
+/// A scan under way, token by token.
 #[derive(Default)]
-struct Scan {
-    facts: Facts,
+pub(super) struct Scan {
+    pub(super) facts: Facts,
     lead: Vec<Word>,
     last: Option<Word>,
     /// A COPY whose FROM or TO came last: a string next is a file of the server.
@@ -111,7 +112,7 @@ struct Scan {
 }
 
 impl Scan {
-    fn see(&mut self, token: Token<'_>) {
+    pub(super) fn see(&mut self, token: Token<'_>) {
         self.see_config(token);
         self.see_target(token);
         match token {
@@ -295,7 +296,7 @@ impl Scan {
         }
     }
 
-    fn end_statement(&mut self) {
+    pub(super) fn end_statement(&mut self) {
         self.target = None;
         if self.config.take().is_some() {
             self.facts.touches_session = true;

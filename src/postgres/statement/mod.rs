@@ -5,11 +5,15 @@
 //! Every extra room of `postgres` is explained in its `mod.rs`.
 
 mod block;
+mod body;
 mod change;
 mod config;
 mod deeds;
 mod facts;
 mod fence;
+mod foreign;
+mod inert;
+mod mentions;
 mod places;
 mod plain;
 mod shift;
@@ -18,8 +22,11 @@ mod token;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use body::{Effects, Language, defines_functions, judge};
 pub(crate) use change::Change;
 pub(crate) use deeds::Deed;
 pub(crate) use facts::{Facts, scan};
+pub(crate) use inert::is_inert;
+pub(crate) use mentions::{Mention, digest, mentions};
 pub(crate) use places::parameters;
 pub(crate) use shift::is_plain;

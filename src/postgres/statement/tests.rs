@@ -114,6 +114,11 @@ fn parameters_of_extensions_are_named() {
         ["my.var", "a.b"]
     );
     assert_eq!(names("select set_config('My.Var', $1, false)"), ["my.var"]);
+    assert_eq!(
+        names("select set_config('my.var'::text, 'x'::text, false)"),
+        ["my.var"]
+    );
+    assert!(names("select set_config('my.var' || text, 'x', false)").is_empty());
     assert!(names("set search_path to a.b").is_empty());
     assert!(names("set x = 1.5").is_empty());
     assert!(names("select set_config('my.var', 'x', true)").is_empty());

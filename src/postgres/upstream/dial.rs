@@ -67,10 +67,13 @@ impl Dialer {
     async fn open(&self, tenant: &Tenant, endpoints: &[&Endpoint]) -> Result<Upstream, DialFault> {
         let tenancy = self.tenancies.of(tenant.id);
         let known = tenancy.salted(tenant.generation);
-        let (upstream, salted) = log_in(&tenant.target, endpoints, &self.client_tls, known).await?;
+        let (mut upstream, salted) =
+            log_in(&tenant.target, endpoints, &self.client_tls, known).await?;
         if let Some(salted) = salted {
             tenancy.keep_salted(tenant.generation, salted);
         }
+        let greeted = tenancy.routines.greet(&mut upstream, tenant.generation);
+        greeted.await.map_err(|failed| lost(failed.cause()))?;
         tenancy.set_greeting(&upstream.reported);
         Ok(upstream)
     }

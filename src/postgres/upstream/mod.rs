@@ -60,29 +60,38 @@ impl Upstream {
     /// # Errors
     /// [`Failed::Answer`] with the server's error, [`Failed::Lost`] if the connection is no good.
     pub(super) async fn run(&mut self, text: &str) -> Result<(), Failed> {
-        self.ask(text).await.map(drop)
+        self.rows(text, |_| {}).await
     }
 
     /// Asks the server what it is.
     pub(super) async fn ask_rank(&mut self) -> Result<Option<Rank>, Failed> {
         self.unnamed = None;
-        self.rank = self.ask(QUESTION).await?.as_ref().map(Rank::answered);
+        let mut answer = None;
+        self.rows(QUESTION, |row| answer = pair(row)).await?;
+        self.rank = answer.as_ref().map(Rank::answered);
         Ok(self.rank)
     }
 
-    /// Runs a text of ours; the first two columns of its last row, if it has any.
-    async fn ask(&mut self, text: &str) -> Result<Option<(String, String)>, Failed> {
+    /// As [`Self::run`], with each row that it gives: the body of a `DataRow`.
+    ///
+    /// # Errors
+    /// The same.
+    pub(super) async fn rows(
+        &mut self,
+        text: &str,
+        mut each: impl FnMut(&[u8]),
+    ) -> Result<(), Failed> {
         wire::query(&mut self.peer.out, text);
         self.peer
             .flush()
             .await
             .map_err(|error| Failed::Lost(error.to_string()))?;
-        let mut outcome = Ok(None);
+        let mut outcome = Ok(());
         loop {
             let message = read_message(&mut self.peer).await.map_err(Failed::Lost)?;
             match message.tag {
-                b'D' => outcome = outcome.map(|_| pair(&message.body)),
                 b'E' => outcome = Err(Failed::Answer(message.body)),
+                b'D' => each(&message.body),
                 b'S' => self.note_status(&message.body),
                 b'Z' => {
                     self.status = message.body.first().copied().unwrap_or(IDLE);

@@ -1,0 +1,375 @@
+//! What a database's functions do to the sessions that run them, though the texts do not show it.
+//!
+//! `survey` reads the definitions on an upstream and follows who uses whom; here is what is known by
+//! that, how long it counts, and what it says of a text. A text is judged by the names in it: those of
+//! functions, and those of tables and views behind which functions run.
+
+mod survey;
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU8, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use ahash::{HashMap, HashSet};
+use parking_lot::{Mutex, RwLock};
+use tokio::time::Instant;
+
+use super::{
+    rank::Rank,
+    statement::{Effects, Mention, defines_functions, digest, is_inert, mentions},
+    upstream::{Failed, Upstream},
+};
+use crate::tenant::Generation;
+
+/// Names that are called and are no functions of the database's; with more, all are asked for again.
+const STRANGERS_MAX: usize = 4096;
+/// Names of one transaction's that are kept to be judged later; with more, its session is asked.
+const OPEN_MAX: usize = 4096;
+/// Reading again takes at most one part in so many of the time.
+const READING_SHARE: u32 = 100;
+/// How long what a standby says counts.
+const BEHIND_FOR: Duration = Duration::from_secs(1);
+
+/// Nothing has changed since it was read, as far as is known.
+const FRESH: u8 = 0;
+/// It was read some time ago.
+const AGED: u8 = 1;
+/// Functions have been defined since, or it was never read.
+const OUTDATED: u8 = 2;
+
+/// What was read.
+#[derive(Debug, Default)]
+struct Known {
+    /// Names of functions, and of tables and views behind which functions run.
+    effects: HashMap<u64, Effects>,
+    /// What any text may do: by an operator, say, which has no name.
+    everywhere: Effects,
+    /// What any text that defines something may do.
+    on_definition: Effects,
+    /// All of these together.
+    any: Effects,
+    /// The names of the database's functions.
+    names: HashSet<u64>,
+    /// Parameters of extensions that functions set.
+    parameters: Vec<String>,
+}
+
+impl Known {
+    /// What cannot be read may do all that can be asked for.
+    fn doubtful() -> Self {
+        Self {
+            everywhere: Effects::DOUBT,
+            any: Effects::DOUBT,
+            ..Self::default()
+        }
+    }
+
+    fn is_quiet(&self) -> bool {
+        self.any.is_none()
+    }
+}
+
+/// What is to be judged again once more is known.
+#[derive(Debug, Default)]
+pub(super) struct Open {
+    /// The names in the texts.
+    words: Vec<u64>,
+    /// Names that were called and that nobody knows.
+    strange: Vec<String>,
+    /// Something was defined.
+    defines: bool,
+    /// A text of them has failed.
+    pub(super) failed: bool,
+}
+
+impl Open {
+    /// Both.
+    pub(super) fn add(&mut self, other: Self) {
+        self.words.extend(other.words);
+        self.strange.extend(other.strange);
+        self.defines |= other.defines;
+    }
+}
+
+/// What is held of a text.
+#[derive(Debug, Default)]
+pub(super) struct Verdict {
+    pub(super) effects: Effects,
+    /// It may define functions.
+    pub(super) redefines: bool,
+    /// What is known is known to be out of date.
+    pub(super) outdated: bool,
+    pub(super) open: Option<Box<Open>>,
+    /// When it was given.
+    pub(super) epoch: u64,
+}
+
+impl Verdict {
+    /// Nothing is suspected, and nothing is left to be asked.
+    fn is_harmless(&self) -> bool {
+        self.effects.is_none() && !self.redefines && self.open.is_none()
+    }
+}
+
+/// A text to be judged.
+#[derive(Clone, Copy)]
+pub(super) struct Case<'a> {
+    pub(super) text: &'a [u8],
+    /// It has more than one statement.
+    pub(super) several: bool,
+    /// It changes definitions.
+    pub(super) defines: bool,
+    /// Its own transaction has defined functions, which nobody else sees.
+    pub(super) apart: bool,
+}
+
+/// What is known of the functions of one database.
+#[derive(Debug)]
+pub(super) struct Routines {
+    known: RwLock<Arc<Known>>,
+    /// Names that texts have called successfully, and that are no functions of the database's.
+    strangers: RwLock<HashSet<u64>>,
+    freshness: AtomicU8,
+    /// Changes with whatever a verdict relies on.
+    edition: AtomicU64,
+    /// How often functions were defined.
+    epoch: AtomicU64,
+    /// When it is to be read again.
+    due: Mutex<Instant>,
+    /// Whose upstreams it was read on first.
+    generation: Mutex<Option<Generation>>,
+    /// Held by who reads.
+    reading: tokio::sync::Mutex<()>,
+    fresh_for: Duration,
+}
+
+impl Routines {
+    /// Nothing is known, and what will be counts so long where nothing tells of a change.
+    pub(super) fn new(fresh_for: Duration) -> Self {
+        Self {
+            fresh_for,
+            known: RwLock::default(),
+            strangers: RwLock::default(),
+            freshness: AtomicU8::new(OUTDATED),
+            edition: AtomicU64::new(1),
+            epoch: AtomicU64::new(1),
+            due: Mutex::new(Instant::now()),
+            generation: Mutex::new(None),
+            reading: tokio::sync::Mutex::new(()),
+        }
+    }
+
+    /// How often functions were defined.
+    pub(super) fn epoch(&self) -> u64 {
+        self.epoch.load(Ordering::Relaxed)
+    }
+
+    /// Judges a text of which a verdict may be kept: `held` is the edition in which it was harmless.
+    pub(super) fn judge_held(&self, held: &AtomicU64, case: Case<'_>) -> Verdict {
+        let edition = self.edition.load(Ordering::Relaxed);
+        if !case.apart && held.load(Ordering::Relaxed) == edition {
+            return Verdict {
+                epoch: self.epoch(),
+                ..Verdict::default()
+            };
+        }
+        let verdict = self.judge(case);
+        if verdict.is_harmless() {
+            held.store(edition, Ordering::Relaxed);
+        }
+        verdict
+    }
+
+    /// Judges a text.
+    pub(super) fn judge(&self, case: Case<'_>) -> Verdict {
+        let epoch = self.epoch();
+        let freshness = self.freshness.load(Ordering::Relaxed);
+        let known = self.known.read();
+        let sure = freshness == FRESH && !case.apart;
+        let plain = sure && known.is_quiet() && !case.defines;
+        if plain && memchr::memchr(b'(', case.text).is_none() {
+            return Verdict {
+                epoch,
+                ..Verdict::default()
+            };
+        }
+        let (mut effects, mut open) = (known.everywhere, Open::default());
+        if case.defines {
+            effects = effects.and(known.on_definition);
+        }
+        let strings = !sure || !known.is_quiet();
+        let strangers = self.strangers.read();
+        mentions(case.text, strings, &mut |mention| match mention {
+            Mention::Word(digest) => {
+                if let Some(found) = known.effects.get(&digest) {
+                    effects = effects.and(*found);
+                }
+                if !sure {
+                    open.words.push(digest);
+                }
+            }
+            Mention::Called(digest, name) => {
+                if !known.names.contains(&digest) && !strangers.contains(&digest) {
+                    open.words.push(digest);
+                    open.strange.push(as_written(name));
+                }
+            }
+            Mention::Doubt if !known.is_quiet() => effects = effects.and(Effects::DOUBT),
+            Mention::Doubt => {}
+        });
+        if open.words.len() > OPEN_MAX {
+            effects = effects.and(Effects::DOUBT);
+            open = Open::default();
+        }
+        let defining = defines_functions(case.text);
+        let runs_any = effects.sticks.is_some() && defining;
+        let redefines =
+            effects.defines || runs_any || case.defines && (defining || !effects.is_none());
+        open.defines = case.defines && !sure;
+        // It names what it does not run.
+        if !case.several && is_inert(case.text) {
+            effects = if case.defines {
+                known.on_definition
+            } else {
+                Effects::default()
+            };
+            open.words.clear();
+            open.strange.clear();
+        }
+        let open = (open.defines || !open.words.is_empty()).then(|| Box::new(open));
+        Verdict {
+            effects,
+            redefines,
+            outdated: freshness == OUTDATED || case.apart,
+            open,
+            epoch,
+        }
+    }
+
+    /// What any function may do.
+    pub(super) fn any(&self) -> Effects {
+        self.known.read().any
+    }
+
+    /// Parameters of extensions that functions set.
+    pub(super) fn parameters(&self) -> Vec<String> {
+        self.known.read().parameters.clone()
+    }
+
+    /// Functions were defined.
+    pub(super) fn outdate(&self) {
+        self.epoch.fetch_add(1, Ordering::Relaxed);
+        self.freshness.store(OUTDATED, Ordering::Relaxed);
+        self.edition.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Time goes on.
+    pub(super) fn age(&self, now: Instant) {
+        if self.freshness.load(Ordering::Relaxed) == FRESH && *self.due.lock() <= now {
+            self.freshness.store(AGED, Ordering::Relaxed);
+            self.edition.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// A fresh upstream: what it knows is read, unless it is known.
+    ///
+    /// # Errors
+    /// The upstream is of no use.
+    pub(super) async fn greet(
+        &self,
+        upstream: &mut Upstream,
+        generation: Generation,
+    ) -> Result<(), Failed> {
+        if *self.generation.lock() == Some(generation) {
+            return Ok(());
+        }
+        let _reading = self.reading.lock().await;
+        if *self.generation.lock() == Some(generation) {
+            return Ok(());
+        }
+        self.read(upstream).await?;
+        *self.generation.lock() = Some(generation);
+        Ok(())
+    }
+
+    /// Finds out what was left open, and what that means.
+    ///
+    /// # Errors
+    /// The upstream is of no use.
+    pub(super) async fn learn(
+        &self,
+        upstream: &mut Upstream,
+        open: &Open,
+    ) -> Result<Effects, Failed> {
+        let _reading = self.reading.lock().await;
+        let fresh = self.freshness.load(Ordering::Relaxed) == FRESH;
+        let reads = if fresh {
+            !open.strange.is_empty() && survey::any_exists(upstream, &open.strange).await?
+        } else {
+            // Many definitions in a row are not reason enough to read as often.
+            !open.words.is_empty() || survey::any_event(upstream).await?
+        };
+        if reads {
+            self.read(upstream).await?;
+        }
+        if !open.failed {
+            self.remember(&open.strange);
+        }
+        let known = self.known.read();
+        let found = open.words.iter().filter_map(|word| known.effects.get(word));
+        let effects = found.fold(known.everywhere, |all, one| all.and(*one));
+        Ok(if open.defines {
+            effects.and(known.on_definition)
+        } else {
+            effects
+        })
+    }
+
+    /// Texts have called these, and they are no functions of the database's now.
+    fn remember(&self, strange: &[String]) {
+        let known = self.known.read();
+        let digests = strange.iter().map(|name| digest(name.as_bytes()));
+        let others: Vec<_> = digests.filter(|name| !known.names.contains(name)).collect();
+        let mut strangers = self.strangers.write();
+        if strangers.len() + others.len() > STRANGERS_MAX {
+            strangers.clear();
+        }
+        strangers.extend(others.into_iter().take(STRANGERS_MAX));
+    }
+
+    async fn read(&self, upstream: &mut Upstream) -> Result<(), Failed> {
+        let (epoch, began) = (self.epoch(), Instant::now());
+        let known = match survey::read(upstream).await {
+            Ok(known) => known,
+            Err(Failed::Answer(body)) => {
+                let cause = Failed::Answer(body).cause();
+                tracing::warn!(cause, "functions cannot be judged: every session is asked");
+                Known::doubtful()
+            }
+            Err(Failed::Lost(cause)) => return Err(Failed::Lost(cause)),
+        };
+        let (now, took) = (Instant::now(), began.elapsed());
+        tracing::debug!(?took, suspect = known.effects.len(), "functions read");
+        // A standby may be behind.
+        let fresh_for = match upstream.rank {
+            Some(Rank::Standby) => self.fresh_for.min(BEHIND_FOR),
+            Some(_) | None => self.fresh_for,
+        };
+        *self.due.lock() = now + fresh_for.max(took * READING_SHARE);
+        *self.known.write() = Arc::new(known);
+        let fresh = self.epoch() == epoch;
+        let freshness = if fresh { FRESH } else { OUTDATED };
+        self.freshness.store(freshness, Ordering::Relaxed);
+        self.edition.fetch_add(1, Ordering::Relaxed);
+        Ok(())
+    }
+}
+
+/// A name for a question of ours.
+fn as_written(name: &[u8]) -> String {
+    String::from_utf8_lossy(name).into_owned()
+}

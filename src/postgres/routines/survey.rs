@@ -1,0 +1,356 @@
+//! Reading what a database's functions do: their bodies, and who runs whom.
+
+use std::collections::BTreeMap;
+
+use ahash::{HashMap, HashSet};
+
+use super::Known;
+use crate::postgres::{
+    settings::push_text,
+    statement::{Effects, Language, digest, judge},
+    upstream::{Failed, Upstream},
+    wire,
+};
+
+/// The longest body that is judged.
+const BODY_BYTES_MAX: usize = 200_000;
+/// Names in all bodies together; with more, nothing is judged.
+const MENTIONS_MAX: usize = 4_000_000;
+/// How many times those who use what was found are looked for.
+const ROUNDS_MAX: usize = 30;
+/// How often the parameters of extensions that functions set are kept.
+const PARAMETERS_MAX: usize = 1000;
+
+/// What a text of ours may take on the server.
+const LIMIT: &str = "SET LOCAL statement_timeout = '10s';";
+
+/// All functions that were not there when the server was installed.
+const BODIES: &str = "SELECT p.oid, p.proname, l.lanname, \
+    CASE WHEN l.lanname = 'sql' AND p.prosrc = '' THEN pg_catalog.pg_get_functiondef(p.oid) \
+    ELSE pg_catalog.substr(p.prosrc, 1, 200001) END \
+    FROM pg_catalog.pg_proc AS p JOIN pg_catalog.pg_language AS l ON l.oid = p.prolang \
+    WHERE p.oid >= 16384";
+
+/// Functions in C that leave something behind, by the names they have there.
+const IN_C: [(&str, Option<&str>); 6] = [
+    ("set_limit", Some("pg_trgm.similarity_threshold")),
+    ("crosstab", None),
+    ("crosstab_hash", None),
+    ("connectby_text", None),
+    ("connectby_text_serial", None),
+    ("xpath_table", None),
+];
+
+/// A function.
+struct Function {
+    oid: u32,
+    name: u64,
+    effects: Effects,
+    loose: bool,
+    mentions: Vec<u32>,
+}
+
+/// What is found on the way.
+#[derive(Default)]
+struct Survey {
+    functions: Vec<Function>,
+    /// Where each is, by its number.
+    places: HashMap<u32, usize>,
+    /// Tables and views: their names.
+    relations: BTreeMap<u32, (u64, Effects)>,
+    everywhere: Effects,
+    on_definition: Effects,
+    parameters: Vec<String>,
+    mentions: usize,
+}
+
+/// Reads all.
+pub(super) async fn read(upstream: &mut Upstream) -> Result<Known, Failed> {
+    let mut survey = Survey::default();
+    let text = format!("{LIMIT}{BODIES}");
+    upstream.rows(&text, |row| survey.function(row)).await?;
+    let too_many = survey.mentions > MENTIONS_MAX || survey.parameters.len() > PARAMETERS_MAX;
+    if too_many {
+        return Ok(Known::doubtful());
+    }
+    let mut rounds = 0;
+    while survey.follow() {
+        let text = survey.question();
+        let mut changed = false;
+        upstream
+            .rows(&text, |row| changed |= survey.dependent(row))
+            .await?;
+        if !changed {
+            break;
+        }
+        rounds += 1;
+        if rounds > ROUNDS_MAX {
+            return Ok(Known::doubtful());
+        }
+    }
+    Ok(survey.conclude())
+}
+
+/// Whether the database has a function of one of these names.
+pub(super) async fn any_exists(upstream: &mut Upstream, names: &[String]) -> Result<bool, Failed> {
+    let mut text = format!(
+        "{LIMIT}SELECT 1 FROM pg_catalog.pg_proc WHERE oid >= 16384 AND proname = ANY (ARRAY["
+    );
+    for (at, name) in names.iter().enumerate() {
+        text.push_str(if at > 0 { "," } else { "" });
+        // As it is written, and as it is without quotes.
+        push_text(&mut text, name);
+        text.push(',');
+        push_text(&mut text, &name.to_ascii_lowercase());
+    }
+    text.push_str("]::pg_catalog.name[]) LIMIT 1");
+    any_row(upstream, &text).await
+}
+
+/// Whether something runs where something is defined.
+pub(super) async fn any_event(upstream: &mut Upstream) -> Result<bool, Failed> {
+    let text = "SELECT 1 FROM pg_catalog.pg_event_trigger LIMIT 1";
+    any_row(upstream, text).await
+}
+
+async fn any_row(upstream: &mut Upstream, text: &str) -> Result<bool, Failed> {
+    let mut found = false;
+    match upstream.rows(text, |_| found = true).await {
+        // What cannot be asked may be.
+        Err(Failed::Answer(_)) => Ok(true),
+        outcome => outcome.map(|()| found),
+    }
+}
+
+impl Survey {
+    fn function(&mut self, row: &[u8]) {
+        let mut fields = wire::fields_of_row(row).map(Option::unwrap_or_default);
+        let mut next = || fields.next().unwrap_or_default();
+        let (Some(oid), name, language, body) = (number(next()), next(), next(), next()) else {
+            return;
+        };
+        let mut function = Function {
+            oid,
+            name: digest(name),
+            effects: Effects::default(),
+            loose: false,
+            mentions: Vec::new(),
+        };
+        match language {
+            b"internal" => {}
+            b"c" => {
+                let known = IN_C.iter().find(|(name, _)| name.as_bytes() == body);
+                if let Some((_, parameter)) = known {
+                    function.loose = parameter.is_none();
+                    if parameter.is_some() {
+                        function.effects = Effects::DOUBT;
+                    }
+                    self.parameters.extend(parameter.map(str::to_owned));
+                }
+            }
+            _ if body.len() > BODY_BYTES_MAX => {
+                function.loose = true;
+                function.effects = Effects {
+                    sticks: Some("function"),
+                    ..Effects::DOUBT
+                };
+            }
+            b"sql" | b"plpgsql" => self.judge(&mut function, Language::Read, own_part(body)),
+            _ => self.judge(&mut function, Language::Foreign, body),
+        }
+        self.places.insert(oid, self.functions.len());
+        self.functions.push(function);
+    }
+
+    fn judge(&mut self, function: &mut Function, language: Language, text: &[u8]) {
+        let body = judge(language, text);
+        function.effects = body.effects;
+        function.loose = body.loose;
+        self.mentions += body.mentions.len();
+        if self.mentions <= MENTIONS_MAX {
+            function.mentions = body.mentions.into_iter().map(short).collect();
+        }
+        for parameter in body.parameters {
+            if self.parameters.len() <= PARAMETERS_MAX && !self.parameters.contains(&parameter) {
+                self.parameters.push(parameter);
+            }
+        }
+    }
+
+    /// Who names what has effects has them too; whether there are any.
+    fn follow(&mut self) -> bool {
+        let mut named: HashMap<u32, Effects> = HashMap::default();
+        let mut all = Effects::default();
+        let functions = self.functions.iter();
+        let relations = self.relations.values().copied();
+        let pairs = functions.map(|function| (function.name, function.effects));
+        for (name, effects) in pairs
+            .chain(relations)
+            .filter(|(_, effects)| !effects.is_none())
+        {
+            let entry = named.entry(short(name)).or_default();
+            *entry = entry.and(effects);
+            all = all.and(effects);
+        }
+        let mut changed = !named.is_empty();
+        while std::mem::take(&mut changed) {
+            for function in &mut self.functions {
+                let found = function.mentions.iter().filter_map(|name| named.get(name));
+                let mut effects = found.fold(function.effects, |all, one| all.and(*one));
+                if function.loose {
+                    // Of what a name that is put together could mean, the worst is left out.
+                    effects = effects.and(Effects {
+                        sticks: None,
+                        ..all
+                    });
+                }
+                if effects != function.effects {
+                    function.effects = effects;
+                    let entry = named.entry(short(function.name)).or_default();
+                    *entry = entry.and(effects);
+                    all = all.and(effects);
+                    changed = true;
+                }
+            }
+        }
+        !named.is_empty()
+    }
+
+    /// Asks for all that runs what has effects, in one text.
+    fn question(&self) -> String {
+        let functions = self.functions.iter().filter(|one| !one.effects.is_none());
+        let functions = list(functions.map(|function| function.oid));
+        let relations = list(self.relations.keys().copied());
+        let class = |name: &str| format!("'pg_catalog.{name}'::pg_catalog.regclass");
+        let (proc, relation) = (class("pg_proc"), class("pg_class"));
+        let mut text = format!(
+            "{LIMIT}WITH d AS (SELECT classid, objid, false AS related, refobjid AS via \
+             FROM pg_catalog.pg_depend WHERE refclassid = {proc} AND refobjid = ANY ({functions}) \
+             UNION ALL SELECT classid, objid, true, refobjid FROM pg_catalog.pg_depend \
+             WHERE refclassid = {relation} AND refobjid = ANY ({relations}) \
+             AND classid IN ({}, {}, {proc})), r AS (\
+             SELECT objid AS relation, related, via FROM d WHERE classid = {relation} AND NOT related \
+             UNION ALL SELECT indrelid, related, via FROM d JOIN pg_catalog.pg_index \
+             ON classid = {relation} AND indexrelid = objid \
+             UNION ALL SELECT inhparent, true, inhrelid FROM pg_catalog.pg_inherits \
+             WHERE inhrelid = ANY ({relations}) \
+             UNION ALL SELECT confrelid, true, conrelid FROM pg_catalog.pg_constraint \
+             WHERE contype = 'f' AND conrelid = ANY ({relations})",
+            class("pg_rewrite"),
+            class("pg_policy"),
+        );
+        for (catalogue, column) in [
+            ("pg_trigger", "tgrelid"),
+            ("pg_rewrite", "ev_class"),
+            ("pg_policy", "polrelid"),
+            ("pg_attrdef", "adrelid"),
+            ("pg_constraint", "conrelid"),
+        ] {
+            text.extend([format!(
+                " UNION ALL SELECT o.{column}, related, via FROM d JOIN pg_catalog.{catalogue} AS o \
+                 ON classid = {} AND o.oid = objid",
+                class(catalogue)
+            )]);
+        }
+        text.extend([format!(
+            ") SELECT DISTINCT 'r', c.oid, c.relname, related, via FROM r \
+             JOIN pg_catalog.pg_class AS c ON c.oid = relation \
+             UNION ALL SELECT 'f', objid, '', related, via FROM d WHERE classid = {proc} \
+             UNION ALL SELECT 'd', objid, '', related, via FROM d WHERE classid = {} \
+             UNION ALL SELECT 'x', objid, '', related, via FROM d WHERE classid IN ({}, {}, {}, {}, {}) \
+             UNION ALL SELECT 'x', objid, '', related, via FROM d JOIN pg_catalog.pg_constraint AS o \
+             ON classid = {} AND o.oid = objid AND o.contypid <> 0",
+            class("pg_event_trigger"),
+            class("pg_operator"),
+            class("pg_cast"),
+            class("pg_type"),
+            class("pg_amproc"),
+            class("pg_am"),
+            class("pg_constraint"),
+        )]);
+        text
+    }
+
+    /// Something runs what has effects: whether that is news.
+    fn dependent(&mut self, row: &[u8]) -> bool {
+        let mut fields = wire::fields_of_row(row).map(Option::unwrap_or_default);
+        let mut next = || fields.next().unwrap_or_default();
+        let (kind, oid, name, related, via) = (next(), next(), next(), next(), next());
+        let (Some(oid), Some(via)) = (number(oid), number(via)) else {
+            return false;
+        };
+        let effects = if related == b"t" {
+            self.relations.get(&via).map(|(_, effects)| *effects)
+        } else {
+            let place = self.places.get(&via);
+            let found = place.and_then(|place| self.functions.get(*place));
+            found.map(|function| function.effects)
+        };
+        let effects = effects.unwrap_or_default();
+        let held = match kind {
+            b"r" => {
+                let fresh = (digest(name), Effects::default());
+                &mut self.relations.entry(oid).or_insert(fresh).1
+            }
+            b"f" => {
+                let place = self.places.get(&oid);
+                match place.and_then(|place| self.functions.get_mut(*place)) {
+                    Some(function) => &mut function.effects,
+                    None => return false,
+                }
+            }
+            b"d" => &mut self.on_definition,
+            _ => &mut self.everywhere,
+        };
+        let before = std::mem::replace(held, held.and(effects));
+        *held != before
+    }
+
+    fn conclude(self) -> Known {
+        let mut known = Known {
+            everywhere: self.everywhere,
+            on_definition: self.on_definition,
+            any: self.everywhere.and(self.on_definition),
+            parameters: self.parameters,
+            ..Known::default()
+        };
+        let names: HashSet<u64> = self.functions.iter().map(|one| one.name).collect();
+        let functions = self.functions.iter().map(|one| (one.name, one.effects));
+        let relations = self.relations.into_values();
+        for (name, effects) in functions.chain(relations) {
+            if !effects.is_none() {
+                let held = known.effects.entry(name).or_default();
+                *held = held.and(effects);
+                known.any = known.any.and(effects);
+            }
+        }
+        known.names = names;
+        known
+    }
+}
+
+/// What follows the head of a definition: the body that SQL's standard has.
+fn own_part(body: &[u8]) -> &[u8] {
+    if !body.starts_with(b"CREATE OR REPLACE ") {
+        return body;
+    }
+    let starts = [&b"\nBEGIN ATOMIC"[..], b"\nRETURN "];
+    let at = starts
+        .iter()
+        .find_map(|start| memchr::memmem::find(body, start));
+    at.and_then(|at| body.get(at..)).unwrap_or(body)
+}
+
+fn number(text: &[u8]) -> Option<u32> {
+    std::str::from_utf8(text).ok()?.parse().ok()
+}
+
+/// Half of a name's digest, of which very many are kept.
+fn short(name: u64) -> u32 {
+    u32::try_from(name >> 32).unwrap_or_default()
+}
+
+fn list(numbers: impl Iterator<Item = u32>) -> String {
+    let numbers: Vec<_> = numbers.map(|number| number.to_string()).collect();
+    format!("'{{{}}}'::pg_catalog.oid[]", numbers.join(","))
+}

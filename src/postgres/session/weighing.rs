@@ -1,0 +1,154 @@
+//! What texts may do by the functions that they call, and finding out where that is not known.
+
+use std::time::Duration;
+
+use tokio::time::timeout;
+
+use super::{Session, State, Stop};
+use crate::postgres::{
+    prepared::Statement,
+    routines::{Case, Verdict},
+    statement::{Effects, Facts},
+    upstream::Failed,
+    wire,
+};
+
+/// How long it may take to learn what functions do: a little longer than the server is given.
+const LEARNING_MAX: Duration = Duration::from_secs(30);
+/// Parameters of extensions that are moved between upstreams; with more, the upstream stays.
+const UNLISTED_MAX: usize = 64;
+
+impl Session {
+    /// What a text may do by functions; to be held against the session once it is sent.
+    pub(super) fn judge(&self, text: &[u8], facts: &Facts) -> Verdict {
+        self.tenancy.routines.judge(self.case(text, facts))
+    }
+
+    /// The same of a statement.
+    pub(super) fn judge_statement(&self, statement: &Statement) -> Verdict {
+        let rest = &statement.rest;
+        let text = wire::split_cstr(rest).map_or(&rest[..], |(text, _)| text);
+        let case = self.case(text, &statement.facts);
+        self.tenancy.routines.judge_held(&statement.harmless, case)
+    }
+
+    fn case<'a>(&self, text: &'a [u8], facts: &Facts) -> Case<'a> {
+        Case {
+            text,
+            several: facts.several,
+            defines: facts.defines,
+            apart: self.state.redefines,
+        }
+    }
+
+    /// Takes note of what functions may do to the session.
+    pub(super) fn weigh(&mut self, verdict: Verdict) {
+        let state = &mut self.state;
+        state.redefines |= verdict.redefines;
+        if state.kept.is_some() {
+            return;
+        }
+        state.shifted |= verdict.outdated && verdict.open.is_some();
+        match (verdict.open, &mut state.open) {
+            (Some(more), Some(open)) => open.add(*more),
+            (Some(more), open) => *open = Some(more),
+            (None, _) if state.weighed == 0 => state.weighed = verdict.epoch,
+            (None, _) => {}
+        }
+        self.suspect(verdict.effects);
+    }
+
+    fn suspect(&mut self, effects: Effects) {
+        self.state.shifted |= effects.shifts;
+        if effects.asks {
+            self.state.suspect = true;
+            let parameters = self.tenancy.routines.parameters();
+            self.remember_unlisted(parameters);
+        }
+        if let Some(reason) = effects.sticks {
+            self.keep(reason);
+        }
+    }
+
+    /// Parameters that the server does not list by itself: to be asked for from now on.
+    pub(super) fn remember_unlisted(&mut self, names: impl IntoIterator<Item = String>) {
+        self.state.unlisted.extend(names);
+        if self.state.unlisted.len() > UNLISTED_MAX {
+            self.keep("parameters");
+        }
+    }
+
+    /// A function is called by number: it may be any.
+    pub(super) fn weigh_any(&mut self) {
+        let routines = &self.tenancy.routines;
+        let effects = routines.any().and(Effects::DOUBT);
+        self.suspect(effects);
+    }
+
+    /// Outside of transactions, what was defined counts for all.
+    pub(super) fn defined(&mut self) {
+        let state = &mut self.state;
+        if std::mem::take(&mut state.defines) {
+            self.tenancy.catalogue.renew();
+        }
+        if std::mem::take(&mut state.redefines) {
+            self.tenancy.routines.outdate();
+            state.weighed = 0;
+        }
+    }
+
+    /// Whether it is still open what texts have done by functions.
+    pub(super) fn has_open(&self) -> bool {
+        let state = &self.state;
+        state.open.is_some() || state.weighed != 0 && state.weighed != self.tenancy.routines.epoch()
+    }
+
+    /// With nothing under way: finds out what texts have done that could not be judged before.
+    pub(super) async fn learn(&mut self) -> Result<(), Stop> {
+        // Functions were defined while texts ran that were judged before: nothing is kept of these.
+        let overtaken =
+            self.state.weighed != 0 && self.state.weighed != self.tenancy.routines.epoch();
+        self.state.weighed = 0;
+        let open = self.state.open.take();
+        let Some(lease) = &mut self.lease else {
+            return Ok(());
+        };
+        let (client, upstream) = (&mut self.client, &mut lease.upstream);
+        upstream.peer.inbound.settle(&mut client.out);
+        // The client need not wait for this; a client that does not read is not waited for.
+        std::future::poll_fn(|context| {
+            let sent = client.poll_send(context, &mut upstream.peer.inbound);
+            if let std::task::Poll::Ready(Ok(count)) = sent {
+                self.tally.client_written += count as u64;
+            }
+            std::task::Poll::Ready(())
+        })
+        .await;
+        upstream.unnamed = None;
+        let mut effects = Effects::default();
+        if let Some(open) = open {
+            let learning = self.tenancy.routines.learn(upstream, &open);
+            effects = match timeout(LEARNING_MAX, learning).await {
+                Ok(Ok(effects)) => effects,
+                Ok(Err(Failed::Answer(_))) => Effects::DOUBT,
+                Ok(Err(Failed::Lost(_))) | Err(_) => return Err(Stop::UpstreamLost),
+            };
+        }
+        if overtaken {
+            effects = effects.and(Effects::DOUBT);
+        }
+        // What counted for the transaction is over.
+        effects.shifts &= effects.asks;
+        self.suspect(effects);
+        Ok(())
+    }
+}
+
+impl State {
+    /// A text has failed: names that are not known may have been the reason.
+    pub(super) fn weigh_failure(&mut self) {
+        if let Some(open) = &mut self.open {
+            open.failed = true;
+        }
+    }
+}
