@@ -37,28 +37,41 @@ pub async fn probe(
         let mut findings = Vec::new();
         for endpoint in &target.endpoints {
             let examined = timeout(share, examine(target, &[endpoint], &client_tls)).await;
-            findings.push((endpoint, examined.unwrap_or_else(|_| Err(late()))));
+            findings.push((
+                endpoint,
+                examined.unwrap_or_else(|_| Err(late(DialStep::Connect))),
+            ));
         }
         judge(target, findings)
     };
     timeout(wait_max, test)
         .await
-        .unwrap_or_else(|_| Err(late()))
+        .unwrap_or_else(|_| Err(late(DialStep::Login)))
 }
 
-fn late() -> DialFault {
-    let hint = "the host is reached, but the server does not answer in time";
-    DialFault::new(DialStep::Login, "no answer in time", hint)
+fn late(step: DialStep) -> DialFault {
+    let hint = match step {
+        DialStep::Login => "the host is reached, but the server does not answer in time",
+        DialStep::Name | DialStep::Connect | DialStep::Tls | DialStep::Ping => {
+            "check the address, and that nothing between here and there drops packets"
+        }
+    };
+    DialFault::new(step, "no answer in time", hint)
 }
 
-/// One that answers, its version, and what it is.
+/// One that answers: its version, and what it is where that matters.
 async fn examine(
     target: &Target,
     endpoints: &[&Endpoint],
     client_tls: &ClientTls,
 ) -> Result<(String, Option<Rank>), DialFault> {
     let (mut upstream, _) = log_in(target, endpoints, client_tls, None).await?;
-    let rank = upstream.ask_rank().await.map_err(|failed| {
+    let asked = if target.is_choosy() {
+        upstream.ask_rank().await
+    } else {
+        upstream.run("SELECT 1").await.map(|()| None)
+    };
+    let rank = asked.map_err(|failed| {
         let hint = "the server takes logins but no statements; look at its log";
         DialFault::new(DialStep::Ping, failed.cause(), hint)
     })?;
