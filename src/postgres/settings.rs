@@ -193,6 +193,19 @@ pub(super) fn audit<'a>(unlisted: impl Iterator<Item = &'a String>, native: bool
     text
 }
 
+/// Asks for these parameters of extensions only, which costs far less than to ask for all.
+pub(super) fn own<'a>(names: impl Iterator<Item = &'a String>) -> String {
+    let mut text = String::from(
+        "SELECT 's', name, COALESCE(pg_catalog.current_setting(name, true), '') FROM (VALUES ",
+    );
+    for (at, name) in names.enumerate() {
+        text.push_str(if at > 0 { ",(" } else { "(" });
+        push_text(&mut text, name);
+        text.push(')');
+    }
+    text + ") AS own(name)"
+}
+
 /// Asks for the parameters that the session, or its transaction, has changed.
 pub(super) const CHANGED: &str = "SELECT name, setting FROM pg_catalog.pg_settings \
     WHERE source = 'session' AND name NOT LIKE 'transaction\\_%'";
@@ -306,6 +319,18 @@ impl Findings {
     /// The names of statements that SQL has prepared.
     pub(super) fn take_strange(&mut self) -> Vec<String> {
         std::mem::take(&mut self.strange)
+    }
+
+    /// What was found of a parameter.
+    pub(super) fn own(&self, name: &str) -> Option<&str> {
+        let mut pairs = self.pairs.iter();
+        let found = pairs.find(|(known, _)| known == name);
+        found.map(|(_, value)| value.as_str())
+    }
+
+    /// Whether the upstream could not answer.
+    pub(super) fn has_failed(&self) -> bool {
+        self.failed
     }
 
     /// The parameters found, and why the upstream must stay with its client, if it must.

@@ -7,6 +7,7 @@
 mod survey;
 
 use std::{
+    collections::BTreeSet,
     sync::{
         Arc,
         atomic::{AtomicU8, AtomicU64, Ordering},
@@ -255,9 +256,11 @@ impl Routines {
         self.known.read().any
     }
 
-    /// Parameters of extensions that functions set.
-    pub(super) fn parameters(&self) -> Vec<String> {
-        self.known.read().parameters.clone()
+    /// Parameters of extensions that functions set, but for these.
+    pub(super) fn parameters_beside(&self, these: &BTreeSet<String>) -> Vec<String> {
+        let known = self.known.read();
+        let all = known.parameters.iter();
+        all.filter(|name| !these.contains(*name)).cloned().collect()
     }
 
     /// Functions were defined.

@@ -148,6 +148,7 @@ impl Session {
             && self.exchange.is_quiet()
             && self.pin().is_none()
             && !self.state.suspect
+            && !self.state.weighing.sets
             && !listens;
         let residue = match (half_said, clean) {
             (true, _) => Residue::Broken(CloseReason::Abandoned),

@@ -6,7 +6,7 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use super::{Besides, Run, Session, Stop, requests};
+use super::{Besides, Run, Session, Stop, requests, weighing::Weighing};
 use crate::{
     fault::{Effect, Refusal},
     pool::{CloseReason, Lease, Residue},
@@ -124,8 +124,7 @@ impl Session {
         self.exchange.renew();
         self.state.nameless = false;
         self.state.changed = None;
-        self.state.open = None;
-        self.state.weighed = 0;
+        self.state.weighing = Weighing::default();
         self.tenancy.routines.age(tokio::time::Instant::now());
         self.lease = Some(lease);
         self.tell_place();
@@ -222,12 +221,17 @@ impl Session {
         if self.has_open() {
             Box::pin(self.learn()).await?;
         }
-        if let Some(lease) = self.lease.as_mut().filter(|_| self.state.suspect) {
+        let asks = self.state.suspect || self.state.weighing.sets;
+        if let Some(lease) = self.lease.as_mut().filter(|_| asks) {
             let upstream = &mut lease.upstream;
-            wire::query(
-                &mut upstream.peer.out,
-                &settings::audit(self.state.unlisted.iter(), self.state.native),
-            );
+            let state = &mut self.state;
+            state.weighing.asks_own = !state.suspect && !state.unlisted.is_empty();
+            let text = if state.weighing.asks_own {
+                settings::own(state.unlisted.iter())
+            } else {
+                settings::audit(state.unlisted.iter(), state.native)
+            };
+            wire::query(&mut upstream.peer.out, &text);
             upstream.unnamed = None;
             self.exchange
                 .expect(Reply::Query, Act::Audit, Undo::Nothing);

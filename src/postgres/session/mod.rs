@@ -6,6 +6,7 @@
 
 mod changes;
 mod channels;
+mod concluding;
 mod deadlines;
 mod ears;
 mod ending;
@@ -37,13 +38,13 @@ pub(super) use told::Told;
 
 use deadlines::Deadlines;
 use ears::Ears;
+use weighing::Weighing;
 
 use super::{
     cancel::OwnDesk,
     exchange::Exchange,
     flow::{BUFFER_BYTES, Inbound, Peer},
     named::ClientStatements,
-    routines::Open,
     servers::Source,
     service::Service,
     settings::{Findings, Parameters},
@@ -145,12 +146,7 @@ struct State {
     unloaded: Option<Box<[u8]>>,
     /// Definitions may have changed.
     defines: bool,
-    /// Those of functions too, for what counts beyond the transaction.
-    redefines: bool,
-    /// What texts did by functions could not be judged yet.
-    open: Option<Box<Open>>,
-    /// When a text was first judged that is not settled; 0: none was.
-    weighed: u64,
+    weighing: Weighing,
     besides: Besides,
     /// No shared listener could be had: the upstream listens.
     unshared: bool,

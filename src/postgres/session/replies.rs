@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use super::{
     Run, Session, Stop,
-    names::PIN,
     outcomes::{plain, reworded, undo},
 };
 use crate::{
@@ -260,7 +259,7 @@ impl Session {
             }
         };
         self.state.understood.clear();
-        self.state.weigh_failure();
+        self.state.weighing.fail();
         let unknown = refusal::is_unknown_statement(body);
         if is_fatal(body) {
             self.state.failure = Some(whole.into());
@@ -303,7 +302,7 @@ impl Session {
         let state = &mut self.state;
         if status == IDLE && self.exchange.is_quiet() {
             self.portals.clear();
-            state.shifted &= state.suspect;
+            state.shifted &= state.suspect || state.weighing.sets;
         }
         let ended = ended.map(|expect| {
             if !matches!(expect.act, Act::Load | Act::Settings | Act::Audit) {
@@ -331,43 +330,6 @@ impl Session {
             Some(Act::Forward | Act::Say(_) | Act::Replace(_)) | None => {
                 Ok(self.keep_ready(status))
             }
-        }
-    }
-
-    /// The upstream has told all that its session holds.
-    fn conclude(&mut self) {
-        let Some(lease) = &mut self.lease else {
-            return;
-        };
-        self.state.suspect = false;
-        let mut findings = std::mem::take(&mut self.state.findings);
-        let channels = findings.take_channels();
-        let prepared = findings.take_prepared();
-        let strange = findings.take_strange();
-        let known = &lease.upstream.statements;
-        let stays = strange.iter().any(|name| !known.may_know(name.as_bytes()));
-        let (found, pin) = findings.conclude(&self.login);
-        let pin = pin.or(stays.then_some(PIN));
-        lease.upstream.known = Arc::clone(&found);
-        let pin = match pin {
-            Some("unknown") => pin,
-            _ => self.hear(channels, pin),
-        };
-        if pin.is_some() && self.state.pinned != pin {
-            self.service.meters().pinned(pin.unwrap_or_default());
-        }
-        self.state.pinned = pin;
-        // What the client set counts; what it reset goes back to what it began with.
-        self.wanted = demanded(self.role, self.startup.overlaid(found.iter()));
-        self.mind_servers();
-        if self.state.native
-            && let Some(prepared) = prepared
-        {
-            self.adopt(prepared);
-        }
-        self.state.shifted = false;
-        if let Some(name) = self.wanted.find("application_name") {
-            self.seat.set_label(name);
         }
     }
 }

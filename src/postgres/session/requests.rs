@@ -75,8 +75,9 @@ impl Session {
             // data belongs to what runs.
             let copies = matches!(frame.tag, b'd' | b'c' | b'f');
             // A client that hears something has its units one by one: between them it is told.
-            let one_by_one =
-                self.state.suspect || self.ears.as_ref().is_some_and(|ears| ears.hears());
+            let one_by_one = self.state.suspect
+                || self.state.weighing.sets
+                || self.ears.as_ref().is_some_and(|ears| ears.hears());
             let busy = self.ears.as_ref().is_some_and(|ears| ears.is_busy());
             let begins = busy || self.exchange.is_between_units() && one_by_one;
             if !copies && (begins || self.exchange.outstanding() > OUTSTANDING_MAX) {

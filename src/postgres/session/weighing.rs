@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use tokio::time::timeout;
 
-use super::{Session, State, Stop};
+use super::{Session, Stop};
 use crate::postgres::{
     prepared::Statement,
-    routines::{Case, Verdict},
+    routines::{Case, Open, Verdict},
     statement::{Effects, Facts},
     upstream::Failed,
     wire,
@@ -17,6 +17,21 @@ use crate::postgres::{
 const LEARNING_MAX: Duration = Duration::from_secs(30);
 /// Parameters of extensions that are moved between upstreams; with more, the upstream stays.
 const UNLISTED_MAX: usize = 64;
+
+/// What functions may have done to the session since it was last asked.
+#[derive(Default)]
+pub(super) struct Weighing {
+    /// They may have set parameters of extensions.
+    pub(super) sets: bool,
+    /// These are being asked for, and nothing else.
+    pub(super) asks_own: bool,
+    /// Functions were defined, for what counts beyond the transaction.
+    pub(super) redefines: bool,
+    /// What texts did could not be judged yet.
+    pub(super) open: Option<Box<Open>>,
+    /// When a text was first judged that is not settled; 0: none was.
+    pub(super) weighed: u64,
+}
 
 impl Session {
     /// What a text may do by functions; to be held against the session once it is sent.
@@ -37,22 +52,22 @@ impl Session {
             text,
             several: facts.several,
             defines: facts.defines,
-            apart: self.state.redefines,
+            apart: self.state.weighing.redefines,
         }
     }
 
     /// Takes note of what functions may do to the session.
     pub(super) fn weigh(&mut self, verdict: Verdict) {
         let state = &mut self.state;
-        state.redefines |= verdict.redefines;
+        state.weighing.redefines |= verdict.redefines;
         if state.kept.is_some() {
             return;
         }
         state.shifted |= verdict.outdated && verdict.open.is_some();
-        match (verdict.open, &mut state.open) {
+        match (verdict.open, &mut state.weighing.open) {
             (Some(more), Some(open)) => open.add(*more),
             (Some(more), open) => *open = Some(more),
-            (None, _) if state.weighed == 0 => state.weighed = verdict.epoch,
+            (None, _) if state.weighing.weighed == 0 => state.weighing.weighed = verdict.epoch,
             (None, _) => {}
         }
         self.suspect(verdict.effects);
@@ -60,10 +75,12 @@ impl Session {
 
     fn suspect(&mut self, effects: Effects) {
         self.state.shifted |= effects.shifts;
-        if effects.asks {
-            self.state.suspect = true;
-            let parameters = self.tenancy.routines.parameters();
-            self.remember_unlisted(parameters);
+        if effects.asks || effects.sets {
+            self.state.suspect |= effects.asks;
+            self.state.weighing.sets = true;
+            let unlisted = &self.state.unlisted;
+            let new = self.tenancy.routines.parameters_beside(unlisted);
+            self.remember_unlisted(new);
         }
         if let Some(reason) = effects.sticks {
             self.keep(reason);
@@ -91,25 +108,27 @@ impl Session {
         if std::mem::take(&mut state.defines) {
             self.tenancy.catalogue.renew();
         }
-        if std::mem::take(&mut state.redefines) {
+        if std::mem::take(&mut state.weighing.redefines) {
             self.tenancy.routines.outdate();
-            state.weighed = 0;
+            state.weighing.weighed = 0;
         }
     }
 
     /// Whether it is still open what texts have done by functions.
     pub(super) fn has_open(&self) -> bool {
         let state = &self.state;
-        state.open.is_some() || state.weighed != 0 && state.weighed != self.tenancy.routines.epoch()
+        state.weighing.open.is_some()
+            || state.weighing.weighed != 0
+                && state.weighing.weighed != self.tenancy.routines.epoch()
     }
 
     /// With nothing under way: finds out what texts have done that could not be judged before.
     pub(super) async fn learn(&mut self) -> Result<(), Stop> {
         // Functions were defined while texts ran that were judged before: nothing is kept of these.
-        let overtaken =
-            self.state.weighed != 0 && self.state.weighed != self.tenancy.routines.epoch();
-        self.state.weighed = 0;
-        let open = self.state.open.take();
+        let overtaken = self.state.weighing.weighed != 0
+            && self.state.weighing.weighed != self.tenancy.routines.epoch();
+        self.state.weighing.weighed = 0;
+        let open = self.state.weighing.open.take();
         let Some(lease) = &mut self.lease else {
             return Ok(());
         };
@@ -138,15 +157,15 @@ impl Session {
             effects = effects.and(Effects::DOUBT);
         }
         // What counted for the transaction is over.
-        effects.shifts &= effects.asks;
+        effects.shifts &= effects.asks || effects.sets;
         self.suspect(effects);
         Ok(())
     }
 }
 
-impl State {
+impl Weighing {
     /// A text has failed: names that are not known may have been the reason.
-    pub(super) fn weigh_failure(&mut self) {
+    pub(super) fn fail(&mut self) {
         if let Some(open) = &mut self.open {
             open.failed = true;
         }

@@ -8,7 +8,7 @@ use std::borrow::Cow;
 use super::{
     change,
     deeds::{Piece, Reader},
-    facts::{Scan, scan_fully},
+    facts::{Scan, scan_apart},
     mentions::{Mention, first_word, mentions},
     token::Token,
 };
@@ -63,9 +63,15 @@ const DEFINED: [&[u8]; 10] = [
 ];
 /// What running something may do to the session of who runs it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "independent suspicions of one function"
+)]
 pub(crate) struct Effects {
     /// It may leave what can be asked for.
     pub(crate) asks: bool,
+    /// It may set parameters of extensions whose names are known.
+    pub(crate) sets: bool,
     /// It may change parameters that matter to texts, if only for the transaction.
     pub(crate) shifts: bool,
     /// It may define functions.
@@ -78,6 +84,7 @@ impl Effects {
     /// What cannot be told at all may do all that can be asked for.
     pub(crate) const DOUBT: Self = Self {
         asks: true,
+        sets: false,
         shifts: true,
         defines: false,
         sticks: None,
@@ -93,6 +100,7 @@ impl Effects {
     pub(crate) fn and(self, other: Self) -> Self {
         Self {
             asks: self.asks | other.asks,
+            sets: self.sets | other.sets,
             shifts: self.shifts | other.shifts,
             defines: self.defines | other.defines,
             sticks: self.sticks.or(other.sticks),
@@ -194,6 +202,7 @@ impl Body {
         self.parameters.extend(facts.parameters.iter().cloned());
         self.effects = self.effects.and(Effects {
             asks: facts.touches_session | facts.listens,
+            sets: facts.sets_own,
             shifts: facts.shifts,
             defines: facts.defines && defines_functions(text),
             sticks: facts.sticks,
@@ -238,7 +247,7 @@ impl Body {
             return;
         }
         self.loose |= !whole;
-        let facts = scan_fully(text);
+        let facts = scan_apart(text);
         self.take(&facts, text);
         self.effects.defines |= !whole && facts.defines;
     }
@@ -253,9 +262,9 @@ impl Body {
             self.effects.shifts = true;
             return;
         }
-        self.effects = self.effects.and(Effects::DOUBT);
         let at = usize::from(is(0, &[b"session"]));
         if is(at, &[b"role", b"authorization", b"characteristics"]) {
+            self.effects = self.effects.and(Effects::DOUBT);
             return;
         }
         let named = change::name(rest.get(at..).unwrap_or_default());
@@ -266,10 +275,20 @@ impl Body {
                         piece.is(b"to") || piece.token == Token::Sign(b'=')
                     }) =>
             {
-                self.parameters
-                    .extend(Some(name).filter(|name| name.contains('.')));
+                self.set_named(name);
             }
             _ => self.stick(),
+        }
+    }
+
+    /// A parameter is set for the session.
+    pub(super) fn set_named(&mut self, name: String) {
+        self.effects.shifts = true;
+        if name.contains('.') {
+            self.effects.sets = true;
+            self.parameters.push(name);
+        } else {
+            self.effects.asks = true;
         }
     }
 
@@ -336,8 +355,9 @@ mod tests {
     #[track_caller]
     fn asks(text: &str, parameters: &[&str]) {
         let (effects, found) = judged(text);
+        let own = parameters.iter().any(|name| name.contains('.'));
         assert!(
-            effects.asks && effects.sticks.is_none(),
+            (effects.asks || effects.sets && own) && effects.sticks.is_none(),
             "{text}: {effects:?}"
         );
         assert_eq!(found, parameters, "{text}");
@@ -403,7 +423,7 @@ mod tests {
             "begin call other(1); end",
         ] {
             let (effects, _) = judged(text);
-            let left = effects.asks || effects.sticks.is_some();
+            let left = effects.asks || effects.sets || effects.sticks.is_some();
             assert!(!left, "{text}: {effects:?}");
         }
     }
@@ -417,7 +437,10 @@ mod tests {
             "begin execute 'set local search_path = ' || x; end",
         ] {
             let (effects, _) = judged(text);
-            assert!(effects.shifts && !effects.asks, "{text}: {effects:?}");
+            assert!(
+                effects.shifts && !effects.asks && !effects.sets,
+                "{text}: {effects:?}"
+            );
         }
     }
 
@@ -445,7 +468,8 @@ mod tests {
             "plpy.execute('SET search_path = x')",
             "spi_exec_query(\"set work_mem = '1MB'\");",
         ] {
-            assert!(judged(text).asks, "{text}");
+            let effects = judged(text);
+            assert!(effects.asks || effects.sets, "{text}");
         }
         for text in [
             "plpy.execute('update t set a = 1')",
@@ -454,7 +478,7 @@ mod tests {
         ] {
             let effects = judged(text);
             assert!(
-                !effects.asks && effects.sticks.is_none(),
+                !effects.asks && !effects.sets && effects.sticks.is_none(),
                 "{text}: {effects:?}"
             );
         }

@@ -23,6 +23,8 @@ const LEAD_WORDS: usize = 4;
 pub(crate) struct Facts {
     /// It may leave state behind in the session: parameters, locks, temporary objects and the like.
     pub(crate) touches_session: bool,
+    /// It sets parameters of extensions for the session, of which it shows the names.
+    pub(crate) sets_own: bool,
     /// It may change parameters that matter to texts, for its transaction or the session.
     pub(crate) shifts: bool,
     /// It means the same whatever the parameters are.
@@ -74,6 +76,14 @@ pub(crate) fn scan(text: &[u8]) -> Facts {
 
 /// Asks every rule.
 pub(super) fn scan_fully(text: &[u8]) -> Facts {
+    let mut facts = scan_apart(text);
+    facts.touches_session |= facts.sets_own;
+    facts.may_clean |= facts.sets_own;
+    facts
+}
+
+/// The same, where parameters of extensions alone do not make a text suspect.
+pub(super) fn scan_apart(text: &[u8]) -> Facts {
     let mut scan = Scan::default();
     for token in Tokens::of(text) {
         scan.see(token);
@@ -108,6 +118,8 @@ pub(super) struct Scan {
     fenced: bool,
     /// The name that a SET sets, until its `=` or TO.
     target: Option<String>,
+    /// How many parameters of extensions were set before this statement.
+    set_before: usize,
     config: Option<ConfigCall>,
 }
 
@@ -248,12 +260,14 @@ impl Scan {
     fn configured(&mut self, call: &ConfigCall) {
         let facts = &mut self.facts;
         let local = call.is_local();
-        facts.touches_session |= !local;
         let name = call.name.as_deref().unwrap_or_default();
+        let own = name.contains('.');
+        facts.touches_session |= !local && !own;
+        facts.sets_own |= !local && own;
         facts.shifts |= !shift::is_plain(name.as_bytes());
         if let Some(name) = &call.name {
             facts.lifts_read_only |= name.contains("read_only");
-            if !local && name.contains('.') {
+            if !local && own {
                 facts.parameters.push(name.clone());
             }
         } else {
@@ -298,6 +312,8 @@ impl Scan {
 
     pub(super) fn end_statement(&mut self) {
         self.target = None;
+        let set = self.facts.parameters.len();
+        let own = std::mem::replace(&mut self.set_before, set) < set;
         if self.config.take().is_some() {
             self.facts.touches_session = true;
             self.facts.shifts = true;
@@ -324,6 +340,7 @@ impl Scan {
                 b"session" if word(2) == b"characteristics" => {
                     facts.touches_session = true;
                 }
+                _ if own => facts.sets_own = true,
                 _ => facts.touches_session = true,
             },
             b"do" | b"call" => {

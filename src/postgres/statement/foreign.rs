@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use super::{
-    body::{Body, CHANGES, Effects},
+    body::{Body, CHANGES},
     config::ConfigCall,
     mentions::digest,
     token::{Token, Tokens},
@@ -71,11 +71,7 @@ impl Body {
             return;
         }
         match call.name.filter(|_| whole) {
-            Some(name) => {
-                self.effects = self.effects.and(Effects::DOUBT);
-                self.parameters
-                    .extend(Some(name).filter(|name| name.contains('.')));
-            }
+            Some(name) => self.set_named(name),
             None => self.stick(),
         }
     }
