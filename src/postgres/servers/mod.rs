@@ -3,8 +3,8 @@
 //! `view` is what is known of them, pure; `wanted` is what a session asks for; `source` is where it has its
 //! upstreams from, and `several` how that is found where there is a choice. What a server is it says itself: when a connection to it begins, when it is promoted (`in_hot_standby`), and
 //! when it is asked, over an upstream of its own pool. Nobody watches: servers are asked when nothing is
-//! known of them, when what was known turned out wrong, and, if they could not be reached, again and
-//! again for as long as there are clients, less and less often.
+//! known of them, when what was known turned out wrong, every two seconds for as long as sessions are served, and,
+//! if they could not be reached, less and less often.
 
 mod several;
 mod source;
@@ -26,7 +26,7 @@ use self::view::{Outlook, View};
 use super::{
     cancel::CancelTarget,
     rank::Rank,
-    upstream::{Dialer, Failed, Upstream},
+    upstream::{Dialer, Upstream},
 };
 use crate::{
     net::{DialFault, DialStep},
@@ -36,7 +36,7 @@ use crate::{
 };
 
 /// How long a server may take to say what it is.
-const ANSWER_MAX: Duration = Duration::from_secs(5);
+const ANSWER_MAX: Duration = Duration::from_secs(3);
 
 /// What is known of the servers of one registration.
 pub(super) struct Servers {
@@ -103,6 +103,15 @@ impl Servers {
         self.news.send_replace(());
     }
 
+    /// A server was asked in vain; what that means the view says.
+    fn fail(&self, at: usize, fault: DialFault, how: fn(&mut View, usize, DialFault, Instant)) {
+        if let Some(server) = self.endpoints.get(at) {
+            tracing::debug!(tenant = %self.slug, %server, %fault, "server does not say what it is");
+        }
+        how(&mut self.view.lock(), at, fault, Instant::now());
+        self.news.send_replace(());
+    }
+
     fn spare(&self, at: usize) {
         self.view.lock().spare(at);
         self.news.send_replace(());
@@ -121,6 +130,8 @@ impl Servers {
             match ask(&pool).await {
                 Ok(rank) => servers.hear(at, rank),
                 Err(Unasked::Fault(fault)) => servers.lose(at, fault),
+                Err(Unasked::Broken(fault)) => servers.fail(at, fault, View::break_off),
+                Err(Unasked::Late) => servers.fail(at, late(), View::be_late),
                 Err(Unasked::Pool(error)) => {
                     tracing::debug!(%error, "a server could not be asked what it is");
                     servers.spare(at);
@@ -134,32 +145,50 @@ impl Servers {
 enum Unasked {
     /// It cannot be reached.
     Fault(DialFault),
+    /// It broke the connection, or does not understand.
+    Broken(DialFault),
+    /// It takes too long.
+    Late,
     /// Its pool has no upstream to give.
     Pool(CheckoutError),
 }
 
 async fn ask(pool: &Pool<Dialer>) -> Result<Rank, Unasked> {
-    let mut lease = pool.lease().await.map_err(|error| match error {
-        CheckoutError::DialFailed(fault) => Unasked::Fault(fault),
-        other => Unasked::Pool(other),
-    })?;
-    let asked = look(&mut lease.upstream).await;
+    let mut lease = match timeout(ANSWER_MAX, pool.lease()).await {
+        Ok(Ok(lease)) => lease,
+        Ok(Err(CheckoutError::DialFailed(fault))) => return Err(Unasked::Fault(fault)),
+        Ok(Err(error)) => return Err(Unasked::Pool(error)),
+        // Where all upstreams are in use, the server may be well; where one is being opened, it is silent.
+        Err(_) if pool.stats().dialing > 0 => return Err(Unasked::Late),
+        Err(_) => {
+            return Err(Unasked::Pool(CheckoutError::WaitTooLong {
+                waited: ANSWER_MAX,
+            }));
+        }
+    };
+    let asked = match timeout(ANSWER_MAX, look(&mut lease.upstream)).await {
+        Ok(outcome) => outcome.map_err(Unasked::Broken),
+        Err(_) => Err(Unasked::Late),
+    };
     let residue = match asked {
         Ok(_) => Residue::Clean,
         Err(_) => Residue::Broken(CloseReason::Lost),
     };
     lease.give_back(residue);
-    asked.map_err(Unasked::Fault)
+    asked
+}
+
+fn late() -> DialFault {
+    let cause = format!("no answer within {} ms", ANSWER_MAX.as_millis());
+    DialFault::new(DialStep::Ping, cause, "look whether the server is frozen")
 }
 
 /// Asks over an upstream at hand; it must be closed if that fails.
 async fn look(upstream: &mut Upstream) -> Result<Rank, DialFault> {
-    let cause = match timeout(ANSWER_MAX, upstream.ask_rank()).await {
-        Ok(Ok(Some(rank))) => return Ok(rank),
-        Ok(Ok(None)) => "the server does not say whether it is in recovery".to_owned(),
-        Ok(Err(Failed::Answer(_))) => "the server does not answer whether it is in recovery".into(),
-        Ok(Err(Failed::Lost(cause))) => cause,
-        Err(_) => "no answer in time".to_owned(),
+    let cause = match upstream.ask_rank().await {
+        Ok(Some(rank)) => return Ok(rank),
+        Ok(None) => "the server does not say whether it is in recovery".to_owned(),
+        Err(failed) => failed.cause(),
     };
     let hint = "look at the server's log";
     Err(DialFault::new(DialStep::Ping, cause, hint))

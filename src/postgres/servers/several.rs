@@ -2,11 +2,10 @@
 
 use std::{sync::Arc, time::Duration};
 
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 
-use super::{Means, Outlook, Servers, Unserved, WantedAttrs, look};
+use super::{ANSWER_MAX, Means, Outlook, Servers, Unserved, WantedAttrs, look};
 use crate::{
-    net::DialFault,
     pool::{CheckoutError, CloseReason, Lease, Pool, Residue},
     postgres::{
         rank::{IN_HOT_STANDBY, Rank},
@@ -122,9 +121,9 @@ impl Several {
         let busy = |at: usize| self.pools.get(at).map_or(0, |pool| pool.busy());
         let (chosen, due) = {
             let mut view = self.servers.view.lock();
-            let due = view.is_anyone_due(Instant::now);
-            let due = due.then(|| view.ask(None, Instant::now()));
-            (view.choose(attrs, Instant::now(), busy), due)
+            let now = Instant::now();
+            let due = view.is_anyone_due(now).then(|| view.ask(None, now));
+            (view.choose(attrs, now, busy), due)
         };
         self.survey(due.unwrap_or_default());
         chosen
@@ -192,17 +191,15 @@ impl Several {
             }
             Err(error) => return Err(Unserved::Checkout(error)),
         };
-        let rank = match lease.upstream.rank.filter(|rank| rank.fits(attrs)) {
-            Some(rank) => rank,
+        let mut rank = lease.upstream.rank.filter(|rank| rank.fits(attrs));
+        if rank.is_none() {
             // It may have been promoted since that was heard on this connection.
-            None => match look(&mut lease.upstream).await {
-                Ok(rank) => rank,
-                Err(DialFault { cause, .. }) => {
-                    tracing::debug!(cause, "an upstream is not what it was");
-                    lease.give_back(Residue::Broken(CloseReason::Lost));
-                    return Ok(None);
-                }
-            },
+            let asked = timeout(ANSWER_MAX, look(&mut lease.upstream)).await;
+            rank = asked.ok().and_then(Result::ok);
+        }
+        let Some(rank) = rank else {
+            lease.give_back(Residue::Broken(CloseReason::Lost));
+            return Ok(None);
         };
         if self.servers.view.lock().rank(at) != Some(rank) {
             self.servers.hear(at, rank);

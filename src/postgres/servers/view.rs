@@ -15,6 +15,8 @@ use crate::{
 const RETRY_AFTER: Duration = Duration::from_millis(200);
 /// The longest that it is left alone.
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(5);
+/// How old an answer becomes before its server is asked again, while there are sessions to be served.
+const ASKED_EVERY: Duration = Duration::from_secs(2);
 /// How long a server that has been asked for the first time is waited for while another would do.
 const FIRST_ANSWER_MAX: Duration = Duration::from_secs(1);
 
@@ -144,6 +146,28 @@ impl View {
         server.asked = None;
     }
 
+    /// A server takes too long to answer. It may be frozen; a primary is given up only for another one.
+    pub(super) fn be_late(&mut self, at: usize, fault: DialFault, now: Instant) {
+        let replaced = self.fitting(SessionAttrs::Primary).any(|other| other != at);
+        match self.rank(at) {
+            Some(Rank::Primary | Rank::Closed) if !replaced => {
+                if let Some(server) = self.servers.get_mut(at) {
+                    server.asked = None;
+                    server.told = Some(now);
+                }
+            }
+            Some(_) | None => self.lose(at, fault, now),
+        }
+    }
+
+    /// A connection to a server broke while it was asked, which says little of the server, if it is known at all.
+    pub(super) fn break_off(&mut self, at: usize, fault: DialFault, now: Instant) {
+        match self.rank(at) {
+            Some(_) => self.spare(at),
+            None => self.lose(at, fault, now),
+        }
+    }
+
     /// A server that was asked has not answered, for reasons that are not its own.
     pub(super) fn spare(&mut self, at: usize) {
         if let Some(server) = self.servers.get_mut(at) {
@@ -151,14 +175,9 @@ impl View {
         }
     }
 
-    /// Whether it is time to ask a server that nothing is known of, or that could not be reached.
-    pub(super) fn is_anyone_due(&self, now: impl FnOnce() -> Instant) -> bool {
-        let mut unsure = self.servers.iter().filter(|server| !server.is_known());
-        if self.servers.iter().all(Server::is_known) {
-            return false;
-        }
-        let now = now();
-        unsure.any(|server| server.is_due(now))
+    /// Whether it is time to ask a server: one of which nothing was heard for a while, or that could not be reached.
+    pub(super) fn is_anyone_due(&self, now: Instant) -> bool {
+        self.servers.iter().any(|server| server.is_due(now))
     }
 
     /// The servers to be asked now: those that are due, and those that have told nothing since `round`.
@@ -241,13 +260,12 @@ impl Server {
         self.told.is_some_and(|told| told + FRESH_FOR >= since)
     }
 
-    fn is_known(&self) -> bool {
-        self.rank.is_some() && self.loss.is_none()
-    }
-
     fn is_due(&self, now: Instant) -> bool {
-        let rests = |loss: &Loss| now < loss.until;
-        self.asked.is_none() && !self.is_known() && !self.loss.as_ref().is_some_and(rests)
+        let rests = match &self.loss {
+            Some(loss) => now < loss.until,
+            None => self.told.is_some_and(|told| now < told + ASKED_EVERY),
+        };
+        self.asked.is_none() && !rests
     }
 }
 
@@ -345,20 +363,43 @@ mod tests {
     fn a_server_that_is_gone_is_asked_less_and_less_often() {
         let began = Instant::now();
         let mut view = view(&[Rank::Primary, Rank::Standby], began);
-        assert!(!view.is_anyone_due(|| panic!("all are known")));
+        assert!(!view.is_anyone_due(began));
         let mut now = began;
         for pause in [200, 400, 800, 1600, 3200, 5000, 5000] {
             view.lose(1, fault(), now);
             let almost = now + Duration::from_millis(pause - 1);
-            assert!(!view.is_anyone_due(|| almost));
+            view.hear(0, Rank::Primary, almost);
+            assert!(!view.is_anyone_due(almost));
             now += Duration::from_millis(pause);
-            assert!(view.is_anyone_due(|| now));
+            assert!(view.is_anyone_due(now));
             assert_eq!(view.ask(None, now), [1]);
-            assert!(!view.is_anyone_due(|| now), "it is being asked");
+            assert!(!view.is_anyone_due(now), "it is being asked");
         }
         view.hear(1, Rank::Standby, now);
         view.lose(1, fault(), now);
-        assert!(view.is_anyone_due(|| now + RETRY_AFTER));
+        assert!(view.is_anyone_due(now + RETRY_AFTER));
+    }
+
+    #[test]
+    fn a_frozen_server_is_found_out_and_a_primary_kept_until_there_is_another() {
+        let began = Instant::now();
+        let mut view = view(&[Rank::Primary, Rank::Standby, Rank::Standby], began);
+        let now = began + ASKED_EVERY;
+        assert_eq!(view.ask(None, now), [0, 1, 2]);
+        assert_eq!(
+            view.choose(STANDBY, now, |_| 0),
+            Some(1),
+            "meanwhile it serves"
+        );
+        view.be_late(1, fault(), now);
+        assert_eq!(view.choose(STANDBY, now, |_| 0), Some(2));
+        view.be_late(0, fault(), now);
+        assert_eq!(view.choose(PRIMARY, now, |_| 0), Some(0));
+        assert!(!view.hear(2, Rank::Primary, now));
+        view.be_late(0, fault(), now + ASKED_EVERY);
+        assert_eq!(view.choose(PRIMARY, now, |_| 0), Some(2));
+        view.break_off(2, fault(), now);
+        assert_eq!(view.choose(PRIMARY, now, |_| 0), Some(2));
     }
 
     #[test]
