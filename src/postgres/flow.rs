@@ -18,7 +18,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 use crate::net::Stream;
 
 /// What a busy direction reads at once, and how much may lie unwritten before reading stops.
-pub(super) const BUFFER_BYTES: usize = 32 * 1024;
+pub(super) const BUFFER_BYTES: usize = 64 * 1024;
 /// Read on the stack first, so that an idle client needs no buffer.
 const SCRATCH_BYTES: usize = 8 * 1024;
 /// What passes behind something made is copied up to here: dearer is a system call that gathers.
@@ -111,6 +111,10 @@ impl Peer {
     /// Reads once; 0 is the end of the stream.
     pub(super) fn poll_read(&mut self, context: &mut Context<'_>) -> Poll<io::Result<usize>> {
         let buffer = &mut self.inbound.buffer;
+        if buffer.capacity() - buffer.len() < BUFFER_BYTES {
+            // What went on has left its room at the front: without this, every other read is a small one.
+            let _is_there = buffer.try_reclaim(BUFFER_BYTES);
+        }
         if buffer.capacity() - buffer.len() >= SCRATCH_BYTES || buffer.len() >= SCRATCH_BYTES {
             if buffer.capacity() - buffer.len() < SCRATCH_BYTES {
                 buffer.reserve(BUFFER_BYTES);

@@ -55,11 +55,18 @@ impl Session {
             let Some(frame) = wire::backend_head(inbound.unseen()).map_err(Stop::Broken)? else {
                 return Ok(());
             };
+            // Rows come in great numbers, and what becomes of one becomes of all.
+            let rows = frame.tag == b'D' && !self.exchange.is_telling();
+            let left = if rows || frame.tag == b'd' {
+                wire::run_of(inbound.unseen(), frame)
+            } else {
+                frame.bytes
+            };
             let Some(fate) = self.reply(frame)? else {
                 return Ok(());
             };
             self.reply = Run {
-                left: frame.bytes,
+                left,
                 dropped: fate == Fate::Drop,
             };
         }

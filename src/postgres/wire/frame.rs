@@ -62,6 +62,19 @@ pub(crate) fn backend_head(buffer: &[u8]) -> Result<Option<Frame>, Refusal> {
     checked(tag, length, max).map(Some)
 }
 
+/// The bytes of a message and of all right behind it that have its type, the last of which may not be whole; `buffer`
+/// begins with it.
+pub(crate) fn run_of(buffer: &[u8], first: Frame) -> usize {
+    let mut at = first.bytes;
+    loop {
+        let rest = buffer.get(at..).unwrap_or_default();
+        match backend_head(rest) {
+            Ok(Some(next)) if next.tag == first.tag => at += next.bytes,
+            _ => return at,
+        }
+    }
+}
+
 fn header(buffer: &[u8]) -> Option<(u8, u32)> {
     let (&[tag, a, b, c, d], _) = buffer.split_first_chunk::<HEADER_BYTES>()?;
     Some((tag, u32::from_be_bytes([a, b, c, d])))

@@ -15,7 +15,7 @@ pub(crate) use body::{
     bind, bound_values, columns_digest, error_fields, fields_of_row, named, parse, split_cstr,
     status_pair,
 };
-pub(crate) use frame::{Frame, HEADER_BYTES, backend_head, frontend_head};
+pub(crate) use frame::{Frame, HEADER_BYTES, backend_head, frontend_head, run_of};
 pub(crate) use make::{
     authentication, authentication_ok, backend_key, bind_with_name, cancel_request,
     close_statement, data, error_response, named_message, negotiate_minor, parameter_status,

@@ -145,3 +145,18 @@ fn bind_is_rewritten_at_its_head_only() {
         b"portal\0pp_1\0tail of any length"
     );
 }
+
+#[test]
+fn messages_of_one_type_are_one_run() {
+    let run = |buffer: &[u8]| run_of(buffer, backend_head(buffer).unwrap().unwrap());
+    let rows = b"D\0\0\0\x05xD\0\0\0\x04D\0\0\0\x06yz";
+    assert_eq!(run(rows), 18);
+    assert_eq!(run(&[&rows[..], b"C\0\0\0\x04"].concat()), 18);
+    assert_eq!(run(&rows[..16]), 18, "the last one is still coming");
+    assert_eq!(run(&rows[..14]), 11, "of the last one not even the head");
+    assert_eq!(
+        run(b"D\0\0\0\x04D\0\0\0\x03"),
+        5,
+        "the bad one is for others to tell of"
+    );
+}
