@@ -1,8 +1,9 @@
 //! Reading what a database's functions do: their bodies, and who runs whom.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use ahash::{HashMap, HashSet};
+use tokio::time::Instant;
 
 use super::Known;
 use crate::postgres::{
@@ -22,7 +23,9 @@ const ROUNDS_MAX: usize = 30;
 const PARAMETERS_MAX: usize = 1000;
 
 /// What a text of ours may take on the server.
-const LIMIT: &str = "SET LOCAL statement_timeout = '10s';";
+const LIMIT: &str = "SET LOCAL statement_timeout = '3s';";
+/// What judging may take; with more, nothing is judged. Opening an upstream waits for it, so it is far less than that may take.
+const JUDGING_MAX: Duration = Duration::from_secs(2);
 
 /// All functions that were not there when the server was installed.
 const BODIES: &str = "SELECT p.oid, p.proname, l.lanname, \
@@ -67,9 +70,17 @@ struct Survey {
 /// Reads all.
 pub(super) async fn read(upstream: &mut Upstream) -> Result<Known, Failed> {
     let mut survey = Survey::default();
-    let text = format!("{LIMIT}{BODIES}");
-    upstream.rows(&text, |row| survey.function(row)).await?;
-    let too_many = survey.mentions > MENTIONS_MAX || survey.parameters.len() > PARAMETERS_MAX;
+    let (text, ends) = (format!("{LIMIT}{BODIES}"), Instant::now() + JUDGING_MAX);
+    let mut late = false;
+    let judge = |row: &[u8]| {
+        late |= Instant::now() > ends;
+        if !late {
+            survey.function(row);
+        }
+    };
+    upstream.rows(&text, judge).await?;
+    let too_many =
+        late || survey.mentions > MENTIONS_MAX || survey.parameters.len() > PARAMETERS_MAX;
     if too_many {
         return Ok(Known::doubtful());
     }
@@ -84,7 +95,7 @@ pub(super) async fn read(upstream: &mut Upstream) -> Result<Known, Failed> {
             break;
         }
         rounds += 1;
-        if rounds > ROUNDS_MAX {
+        if rounds > ROUNDS_MAX || Instant::now() > ends {
             return Ok(Known::doubtful());
         }
     }

@@ -29,6 +29,8 @@ use crate::pool;
 
 /// The longest message that is held whole outside of a session.
 const MESSAGE_BYTES_MAX: usize = 1 << 20;
+/// Rows that are looked at before others have their turn.
+const ROWS_AT_ONCE: usize = 32;
 
 /// One connection to a server.
 pub struct Upstream {
@@ -86,12 +88,18 @@ impl Upstream {
             .flush()
             .await
             .map_err(|error| Failed::Lost(error.to_string()))?;
-        let mut outcome = Ok(());
+        let (mut outcome, mut count) = (Ok(()), 0_usize);
         loop {
             let message = read_message(&mut self.peer).await.map_err(Failed::Lost)?;
             match message.tag {
                 b'E' => outcome = Err(Failed::Answer(message.body)),
-                b'D' => each(&message.body),
+                b'D' => {
+                    each(&message.body);
+                    count += 1;
+                    if count.is_multiple_of(ROWS_AT_ONCE) {
+                        tokio::task::yield_now().await;
+                    }
+                }
                 b'S' => self.note_status(&message.body),
                 b'Z' => {
                     self.status = message.body.first().copied().unwrap_or(IDLE);
