@@ -495,6 +495,43 @@ async fn what_cannot_be_judged_keeps_its_upstream() {
 }
 
 #[tokio::test]
+async fn where_functions_cannot_be_read_clients_keep_their_upstreams() {
+    let Some(place) = Place::open("unread").await else {
+        return;
+    };
+    let (mut client, mut other) = (place.gateway.client().await, place.gateway.client().await);
+    client.must(&setter("one_of_many")).await;
+    client.must("select 1").await;
+    place.gateway.settle().await;
+    // More parameters than are kept.
+    let sets: Vec<_> = (0..1001)
+        .map(|at| format!("set_config('many.n{at}', 'x', false)"))
+        .collect();
+    let many = format!(
+        "create function many() returns void language sql as $$ select {} $$",
+        sets.join("; select ")
+    );
+    client.must(&many).await;
+    client.must("select one_of_many(5)").await;
+    assert_eq!(place.gateway.service.fleet().snapshot()[0].leased, 1);
+    assert_eq!(shown(&mut client).await, "one_of_many|9MB");
+    assert_eq!(shown(&mut other).await, NOTHING);
+    drop((client, other));
+    place.gateway.settle().await;
+    let mut client = place.gateway.client().await;
+    assert_eq!(shown(&mut client).await, NOTHING);
+    // What can be read again is.
+    client.must("drop function many()").await;
+    drop(client);
+    place.gateway.settle().await;
+    let mut client = place.gateway.client().await;
+    client.must("select one_of_many(5)").await;
+    place.gateway.settle().await;
+    assert_eq!(place.gateway.service.fleet().snapshot()[0].leased, 0);
+    place.close().await;
+}
+
+#[tokio::test]
 async fn what_an_event_trigger_sets_is_followed() {
     let Some(place) = Place::open_with("by_event", 1).await else {
         return;

@@ -5,6 +5,7 @@
 //! functions, and those of tables and views behind which functions run.
 
 mod survey;
+mod verdict;
 
 use std::{
     collections::BTreeSet,
@@ -19,6 +20,8 @@ use ahash::{HashMap, HashSet};
 use parking_lot::{Mutex, RwLock};
 use tokio::time::Instant;
 
+pub(super) use verdict::{Case, Open, Verdict};
+
 use super::{
     rank::Rank,
     statement::{Effects, Mention, defines_functions, digest, is_inert, mentions},
@@ -32,6 +35,8 @@ const STRANGERS_MAX: usize = 4096;
 const OPEN_MAX: usize = 4096;
 /// Reading again takes at most one part in so many of the time.
 const READING_SHARE: u32 = 100;
+/// How soon it is tried again where it could not be read.
+const AGAIN_AFTER: Duration = Duration::from_secs(10);
 /// How long what a standby says counts.
 const BEHIND_FOR: Duration = Duration::from_secs(1);
 
@@ -53,6 +58,8 @@ struct Known {
     on_definition: Effects,
     /// All of these together.
     any: Effects,
+    /// It could not be read.
+    is_doubtful: bool,
     /// The names of the database's functions.
     names: HashSet<u64>,
     /// Parameters of extensions that functions set.
@@ -60,11 +67,17 @@ struct Known {
 }
 
 impl Known {
-    /// What cannot be read may do all that can be asked for.
+    /// What cannot be read may do anything, also what cannot be asked for: parameters of extensions have names that only
+    /// the bodies tell.
     fn doubtful() -> Self {
+        let anything = Effects {
+            sticks: Some("function"),
+            ..Effects::DOUBT
+        };
         Self {
-            everywhere: Effects::DOUBT,
-            any: Effects::DOUBT,
+            everywhere: anything,
+            any: anything,
+            is_doubtful: true,
             ..Self::default()
         }
     }
@@ -72,60 +85,6 @@ impl Known {
     fn is_quiet(&self) -> bool {
         self.any.is_none()
     }
-}
-
-/// What is to be judged again once more is known.
-#[derive(Debug, Default)]
-pub(super) struct Open {
-    /// The names in the texts.
-    words: Vec<u64>,
-    /// Names that were called and that nobody knows.
-    strange: Vec<String>,
-    /// Something was defined.
-    defines: bool,
-    /// A text of them has failed.
-    pub(super) failed: bool,
-}
-
-impl Open {
-    /// Both.
-    pub(super) fn add(&mut self, other: Self) {
-        self.words.extend(other.words);
-        self.strange.extend(other.strange);
-        self.defines |= other.defines;
-    }
-}
-
-/// What is held of a text.
-#[derive(Debug, Default)]
-pub(super) struct Verdict {
-    pub(super) effects: Effects,
-    /// It may define functions.
-    pub(super) redefines: bool,
-    /// What is known is known to be out of date.
-    pub(super) outdated: bool,
-    pub(super) open: Option<Box<Open>>,
-    /// When it was given.
-    pub(super) epoch: u64,
-}
-
-impl Verdict {
-    /// Nothing is suspected, and nothing is left to be asked.
-    fn is_harmless(&self) -> bool {
-        self.effects.is_none() && !self.redefines && self.open.is_none()
-    }
-}
-
-/// A text to be judged.
-#[derive(Clone, Copy)]
-pub(super) struct Case<'a> {
-    pub(super) text: &'a [u8],
-    /// It has more than one statement.
-    pub(super) several: bool,
-    /// It changes definitions.
-    pub(super) defines: bool,
-    /// Its own transaction has defined functions, which nobody else sees.
-    pub(super) apart: bool,
 }
 
 /// What is known of the functions of one database.
@@ -198,7 +157,13 @@ impl Routines {
                 ..Verdict::default()
             };
         }
-        let (mut effects, mut open) = (known.everywhere, Open::default());
+        let mut open = Open::default();
+        // Before doubt has its consequences, it is tried to read again.
+        let mut effects = if known.is_doubtful && !sure {
+            Effects::default()
+        } else {
+            known.everywhere
+        };
         if case.defines {
             effects = effects.and(known.on_definition);
         }
@@ -294,7 +259,7 @@ impl Routines {
         if *self.generation.lock() == Some(generation) {
             return Ok(());
         }
-        self.read(upstream).await?;
+        self.read(upstream, false).await?;
         *self.generation.lock() = Some(generation);
         Ok(())
     }
@@ -309,15 +274,16 @@ impl Routines {
         open: &Open,
     ) -> Result<Effects, Failed> {
         let _reading = self.reading.lock().await;
-        let fresh = self.freshness.load(Ordering::Relaxed) == FRESH;
-        let reads = if fresh {
+        let freshness = self.freshness.load(Ordering::Relaxed);
+        let reads = if freshness == FRESH {
             !open.strange.is_empty() && survey::any_exists(upstream, &open.strange).await?
         } else {
             // Many definitions in a row are not reason enough to read as often.
             !open.words.is_empty() || survey::any_event(upstream).await?
         };
         if reads {
-            self.read(upstream).await?;
+            let unchanged = freshness == AGED && open.strange.is_empty() && !open.defines;
+            self.read(upstream, unchanged).await?;
         }
         if !open.failed {
             self.remember(&open.strange);
@@ -344,26 +310,39 @@ impl Routines {
         strangers.extend(others.into_iter().take(STRANGERS_MAX));
     }
 
-    async fn read(&self, upstream: &mut Upstream) -> Result<(), Failed> {
+    /// Reads all; where that cannot be done and as far as is known nothing has changed, what was read before goes on to
+    /// count.
+    async fn read(&self, upstream: &mut Upstream, unchanged: bool) -> Result<(), Failed> {
         let (epoch, began) = (self.epoch(), Instant::now());
-        let known = match survey::read(upstream).await {
-            Ok(known) => known,
-            Err(Failed::Answer(body)) => {
-                let cause = Failed::Answer(body).cause();
-                tracing::warn!(cause, "functions cannot be judged: every session is asked");
-                Known::doubtful()
-            }
+        let read = match survey::read(upstream).await {
+            Ok(read) => read,
+            Err(Failed::Answer(body)) => Err(Failed::Answer(body).cause()),
             Err(Failed::Lost(cause)) => return Err(Failed::Lost(cause)),
         };
         let (now, took) = (Instant::now(), began.elapsed());
-        tracing::debug!(?took, suspect = known.effects.len(), "functions read");
         // A standby may be behind.
-        let fresh_for = match upstream.rank {
-            Some(Rank::Standby) => self.fresh_for.min(BEHIND_FOR),
-            Some(_) | None => self.fresh_for,
+        let fresh_for = match (&read, upstream.rank) {
+            (Err(_), _) => AGAIN_AFTER,
+            (Ok(_), Some(Rank::Standby)) => self.fresh_for.min(BEHIND_FOR),
+            (Ok(_), Some(_) | None) => self.fresh_for.max(took * READING_SHARE),
         };
-        *self.due.lock() = now + fresh_for.max(took * READING_SHARE);
-        *self.known.write() = Arc::new(known);
+        *self.due.lock() = now + fresh_for.max(took);
+        match read {
+            Ok(known) => {
+                tracing::debug!(?took, suspect = known.effects.len(), "functions read");
+                *self.known.write() = Arc::new(known);
+            }
+            Err(cause) if unchanged => {
+                tracing::warn!(cause, "functions cannot be read again");
+            }
+            Err(cause) => {
+                tracing::warn!(
+                    cause,
+                    "functions cannot be read: clients keep their upstreams"
+                );
+                *self.known.write() = Arc::new(Known::doubtful());
+            }
+        }
         let fresh = self.epoch() == epoch;
         let freshness = if fresh { FRESH } else { OUTDATED };
         self.freshness.store(freshness, Ordering::Relaxed);

@@ -67,8 +67,8 @@ struct Survey {
     mentions: usize,
 }
 
-/// Reads all.
-pub(super) async fn read(upstream: &mut Upstream) -> Result<Known, Failed> {
+/// Reads all; or says why not all can be judged.
+pub(super) async fn read(upstream: &mut Upstream) -> Result<Result<Known, String>, Failed> {
     let mut survey = Survey::default();
     let (text, ends) = (format!("{LIMIT}{BODIES}"), Instant::now() + JUDGING_MAX);
     let mut late = false;
@@ -82,7 +82,7 @@ pub(super) async fn read(upstream: &mut Upstream) -> Result<Known, Failed> {
     let too_many =
         late || survey.mentions > MENTIONS_MAX || survey.parameters.len() > PARAMETERS_MAX;
     if too_many {
-        return Ok(Known::doubtful());
+        return Ok(Err("there are too many of them".into()));
     }
     let mut rounds = 0;
     while survey.follow() {
@@ -96,10 +96,10 @@ pub(super) async fn read(upstream: &mut Upstream) -> Result<Known, Failed> {
         }
         rounds += 1;
         if rounds > ROUNDS_MAX || Instant::now() > ends {
-            return Ok(Known::doubtful());
+            return Ok(Err("too many use each other".into()));
         }
     }
-    Ok(survey.conclude())
+    Ok(Ok(survey.conclude()))
 }
 
 /// Whether the database has a function of one of these names.
