@@ -1,5 +1,6 @@
 """The nodes of the test cluster, asked directly: who has which slot, how to move one, whom to kill."""
 import os
+import time
 from pathlib import Path
 
 from redis_raw import Client, Error
@@ -96,6 +97,18 @@ class Nodes:
             other = self.client(port)
             other.ask("CLUSTER", "SETSLOT", number, "NODE", ids[1])
             other.close()
+        # Who has not heard of the newest epoch could take the next slot under the same one, and then give it up again,
+        # with its keys, to what its former owner said before.
+        deadline = time.monotonic() + 5
+        while len({self.epoch(port) for port in self.masters()}) > 1 and time.monotonic() < deadline:
+            time.sleep(0.01)
+
+    def epoch(self, port):
+        """The newest epoch that a node has heard of."""
+        client = self.client(port)
+        lines = client.ask("CLUSTER", "INFO").decode().splitlines()
+        client.close()
+        return next(line for line in lines if line.startswith("cluster_current_epoch:"))
 
 
 def done(reply):
