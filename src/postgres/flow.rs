@@ -23,6 +23,8 @@ pub(super) const BUFFER_BYTES: usize = 64 * 1024;
 const SCRATCH_BYTES: usize = 8 * 1024;
 /// What passes behind something made is copied up to here: dearer is a system call that gathers.
 const GATHERED_BYTES_MAX: usize = 1024;
+/// What an upstream has from the beginning; twice as much may be kept of what was made.
+const KEPT_BYTES: usize = 32 * 1024;
 /// What an idle client may keep.
 const IDLE_BYTES_MAX: usize = 1024;
 
@@ -88,7 +90,7 @@ impl Inbound {
 
     /// Room for busy times from the beginning.
     pub(super) fn reserve(&mut self) {
-        self.buffer.reserve(BUFFER_BYTES);
+        self.buffer.reserve(KEPT_BYTES);
     }
 }
 
@@ -166,7 +168,7 @@ impl Peer {
         if written > 0 && self.stream.is_tls() {
             ready!(Pin::new(&mut self.stream).poll_flush(context))?;
         }
-        if self.out.capacity() > 2 * BUFFER_BYTES {
+        if self.out.capacity() > 2 * KEPT_BYTES {
             self.out = BytesMut::new();
         }
         Poll::Ready(Ok(written))

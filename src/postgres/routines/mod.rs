@@ -320,13 +320,15 @@ impl Routines {
             Err(Failed::Lost(cause)) => return Err(Failed::Lost(cause)),
         };
         let (now, took) = (Instant::now(), began.elapsed());
-        // A standby may be behind.
-        let fresh_for = match (&read, upstream.rank) {
-            (Err(_), _) => AGAIN_AFTER,
-            (Ok(_), Some(Rank::Standby)) => self.fresh_for.min(BEHIND_FOR),
+        let rests = match (&read, upstream.rank) {
+            (Err(_), _) => AGAIN_AFTER.max(took),
+            // A standby may be behind.
+            (Ok(_), Some(Rank::Standby)) => {
+                self.fresh_for.min(BEHIND_FOR).max(took * READING_SHARE)
+            }
             (Ok(_), Some(_) | None) => self.fresh_for.max(took * READING_SHARE),
         };
-        *self.due.lock() = now + fresh_for.max(took);
+        *self.due.lock() = now + rests;
         match read {
             Ok(known) => {
                 tracing::debug!(?took, suspect = known.effects.len(), "functions read");
