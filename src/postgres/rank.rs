@@ -9,8 +9,10 @@ pub(super) const IN_HOT_STANDBY: &str = "in_hot_standby";
 /// Whether its transactions are read-only unless they say otherwise; reported likewise.
 pub(super) const READ_ONLY: &str = "default_transaction_read_only";
 
-/// Asks a server what it is, by what its sessions begin with.
-pub(super) const QUESTION: &str = "SELECT pg_catalog.pg_is_in_recovery()::pg_catalog.text, \
+/// Asks a server what it is, by what its sessions begin with. Whoever had the connection before may have made its
+/// transactions serializable, which a standby refuses.
+pub(super) const QUESTION: &str = "SET LOCAL TRANSACTION ISOLATION LEVEL READ COMMITTED; \
+    SELECT pg_catalog.pg_is_in_recovery()::pg_catalog.text, \
     (SELECT reset_val FROM pg_catalog.pg_settings WHERE name = 'default_transaction_read_only')";
 
 /// What a server is.

@@ -11,6 +11,13 @@ use std::{
 
 use super::{listen::Channel, statement, wire};
 
+/// What a session's transactions begin with.
+const ISOLATION: &str = "default_transaction_isolation";
+
+/// What a text of ours begins with where the session may be another client's: a standby runs nothing that is serializable,
+/// and a primary may have it wait.
+const PLAINLY: &str = "SET LOCAL TRANSACTION ISOLATION LEVEL READ COMMITTED;";
+
 /// Parameters set in a session, by name in lower case, beyond what the server gives by itself.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Parameters {
@@ -110,7 +117,8 @@ impl Parameters {
         if self.values == known.values {
             return None;
         }
-        let mut text = String::new();
+        let begins = known.find(ISOLATION).is_some();
+        let mut text = String::from(if begins { PLAINLY } else { "" });
         for name in known
             .values
             .keys()
@@ -409,6 +417,19 @@ mod tests {
              pg_catalog.set_config(E'timezone',E'CET',false)"
         );
         assert_eq!(wants.difference(&wants), None);
+    }
+
+    #[test]
+    fn how_a_client_begins_transactions_is_not_for_the_next() {
+        let has = parameters(&[("default_transaction_isolation", "serializable")]);
+        let wants = parameters(&[("application_name", "x")]);
+        assert_eq!(
+            wants.difference(&has).unwrap(),
+            format!(
+                "{PLAINLY}RESET \"default_transaction_isolation\";\
+                 SELECT pg_catalog.set_config(E'application_name',E'x',false)"
+            )
+        );
     }
 
     #[test]

@@ -22,8 +22,10 @@ const ROUNDS_MAX: usize = 30;
 /// How often the parameters of extensions that functions set are kept.
 const PARAMETERS_MAX: usize = 1000;
 
-/// What a text of ours may take on the server.
-const LIMIT: &str = "SET LOCAL statement_timeout = '3s';";
+/// What our texts begin with: how long they may take on the server, and no standby refuses them because the client's
+/// transactions are serializable.
+const LIMIT: &str =
+    "SET LOCAL TRANSACTION ISOLATION LEVEL READ COMMITTED;SET LOCAL statement_timeout = '3s';";
 /// What judging may take; with more, nothing is judged. Opening an upstream waits for it, so it is far less than that may take.
 const JUDGING_MAX: Duration = Duration::from_secs(2);
 
@@ -120,8 +122,8 @@ pub(super) async fn any_exists(upstream: &mut Upstream, names: &[String]) -> Res
 
 /// Whether something runs where something is defined.
 pub(super) async fn any_event(upstream: &mut Upstream) -> Result<bool, Failed> {
-    let text = "SELECT 1 FROM pg_catalog.pg_event_trigger LIMIT 1";
-    any_row(upstream, text).await
+    let text = format!("{LIMIT}SELECT 1 FROM pg_catalog.pg_event_trigger LIMIT 1");
+    any_row(upstream, &text).await
 }
 
 async fn any_row(upstream: &mut Upstream, text: &str) -> Result<bool, Failed> {
