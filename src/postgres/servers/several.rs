@@ -129,9 +129,9 @@ impl Several {
         chosen
     }
 
-    fn serve(&mut self, at: usize) {
+    fn serve(&mut self, at: usize, attrs: SessionAttrs) {
         self.at = Some(at);
-        self.servers.view.lock().pass_on(at);
+        self.servers.view.lock().pass_on(at, attrs);
     }
 
     fn survey(&self, asked: Vec<usize>) {
@@ -148,7 +148,7 @@ impl Several {
         let at = self.choose(attrs)?;
         let lease = self.pools.get(at)?.try_lease()?;
         if lease.upstream.rank.is_some_and(|rank| rank.fits(attrs)) {
-            self.serve(at);
+            self.serve(at, attrs);
             return Some(lease);
         }
         lease.give_back(Residue::Clean);
@@ -164,7 +164,7 @@ impl Several {
             match self.choose(attrs) {
                 Some(at) => match self.lease_at(at, attrs).await? {
                     Some(lease) => {
-                        self.serve(at);
+                        self.serve(at, attrs);
                         return Ok(lease);
                     }
                     None => search.surprised(self.pools.len())?,

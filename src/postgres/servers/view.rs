@@ -92,9 +92,16 @@ impl View {
         }
     }
 
-    /// A session is served by this one: the turn passes on.
-    pub(super) fn pass_on(&mut self, at: usize) {
-        self.turn = at + 1;
+    /// A session that asks for this is served by this one: the turn passes on, where servers take turns.
+    pub(super) fn pass_on(&mut self, at: usize, attrs: SessionAttrs) {
+        let takes_turns = match attrs {
+            SessionAttrs::Primary | SessionAttrs::ReadWrite => false,
+            SessionAttrs::Standby | SessionAttrs::ReadOnly | SessionAttrs::PreferStandby => true,
+            SessionAttrs::Any => self.balance == Balance::Spread,
+        };
+        if takes_turns {
+            self.turn = at + 1;
+        }
     }
 
     /// The server that was used for writes last.
@@ -326,9 +333,11 @@ mod tests {
         let mut view = view(&[Rank::Primary, Rank::Standby, Rank::Standby], now);
         let mut next = |attrs| {
             let chosen = view.choose(attrs, now, |_| 0);
-            chosen.inspect(|at| view.pass_on(*at))
+            chosen.inspect(|at| view.pass_on(*at, attrs))
         };
         assert_eq!([(); 3].map(|()| next(PREFER)), [Some(1), Some(2), Some(1)]);
+        assert_eq!(next(PRIMARY), Some(0));
+        assert_eq!(next(PREFER), Some(2), "a writer takes no turn of theirs");
         let busy = |at: usize| [0, 5, 3].get(at).copied().unwrap_or_default();
         assert_eq!(view.choose(STANDBY, now, busy), Some(2));
         assert_eq!(view.choose(STANDBY, now, busy), Some(2));
@@ -346,7 +355,7 @@ mod tests {
         let any = |view: &mut View| {
             [(); 2].map(|()| {
                 let chosen = view.choose(SessionAttrs::Any, now, |_| 0);
-                chosen.inspect(|at| view.pass_on(*at))
+                chosen.inspect(|at| view.pass_on(*at, SessionAttrs::Any))
             })
         };
         assert_eq!(any(&mut unsaid), [Some(0), Some(0)]);
@@ -355,7 +364,7 @@ mod tests {
         assert_eq!(any(&mut spread), [Some(0), Some(1)]);
         let mut listed = view(&[Rank::Primary, Rank::Standby, Rank::Standby], now);
         listed.balance = Balance::Listed;
-        listed.pass_on(1);
+        listed.pass_on(1, STANDBY);
         assert_eq!(listed.choose(STANDBY, now, |_| 0), Some(1));
     }
 
