@@ -113,7 +113,7 @@ impl Servers {
     }
 
     fn spare(&self, at: usize) {
-        self.view.lock().spare(at);
+        self.view.lock().spare(at, Instant::now());
         self.news.send_replace(());
     }
 

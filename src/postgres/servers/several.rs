@@ -237,6 +237,8 @@ impl Several {
                 search.again();
                 Ok(())
             }
+            // It may have told just now.
+            Outlook::Another if self.choose(search.attrs).is_some() => Ok(()),
             Outlook::Another => Err(Unserved::NoServer(search.attrs)),
         }
     }

@@ -40,6 +40,8 @@ struct Server {
     /// When it last answered, or could not be reached.
     told: Option<Instant>,
     asked: Option<Instant>,
+    /// It could not be asked, and is left alone until then.
+    spared: Option<Instant>,
 }
 
 /// It cannot be reached.
@@ -123,7 +125,7 @@ impl View {
             rank: Some(rank),
             loss: None,
             told: Some(now),
-            asked: None,
+            ..Server::default()
         };
         let stays = self
             .leader
@@ -170,15 +172,16 @@ impl View {
     /// A connection to a server broke while it was asked, which says little of the server, if it is known at all.
     pub(super) fn break_off(&mut self, at: usize, fault: DialFault, now: Instant) {
         match self.rank(at) {
-            Some(_) => self.spare(at),
+            Some(_) => self.spare(at, now),
             None => self.lose(at, fault, now),
         }
     }
 
     /// A server that was asked has not answered, for reasons that are not its own.
-    pub(super) fn spare(&mut self, at: usize) {
+    pub(super) fn spare(&mut self, at: usize, now: Instant) {
         if let Some(server) = self.servers.get_mut(at) {
             server.asked = None;
+            server.spared = Some(now + RETRY_AFTER);
         }
     }
 
@@ -192,7 +195,7 @@ impl View {
         let mut asked = Vec::new();
         for (at, server) in self.servers.iter_mut().enumerate() {
             let stale = round.is_some_and(|round| !server.has_told(round));
-            if server.asked.is_none() && (stale || server.is_due(now)) {
+            if server.can_be_asked(now) && (stale || server.is_due(now)) {
                 server.asked = Some(now);
                 asked.push(at);
             }
@@ -206,7 +209,7 @@ impl View {
             return false;
         };
         let fresh = server.told.is_some_and(|told| now < told + RETRY_AFTER);
-        let asks = server.asked.is_none() && !fresh;
+        let asks = server.can_be_asked(now) && !fresh;
         if asks {
             server.asked = Some(now);
         }
@@ -272,7 +275,11 @@ impl Server {
             Some(loss) => now < loss.until,
             None => self.told.is_some_and(|told| now < told + ASKED_EVERY),
         };
-        self.asked.is_none() && !rests
+        self.can_be_asked(now) && !rests
+    }
+
+    fn can_be_asked(&self, now: Instant) -> bool {
+        self.asked.is_none() && self.spared.is_none_or(|until| now >= until)
     }
 }
 
@@ -387,6 +394,19 @@ mod tests {
         view.hear(1, Rank::Standby, now);
         view.lose(1, fault(), now);
         assert!(view.is_anyone_due(now + RETRY_AFTER));
+    }
+
+    #[test]
+    fn a_server_that_cannot_be_asked_is_left_alone_for_a_moment() {
+        let began = Instant::now();
+        let mut view = View::new(1, Balance::Unsaid);
+        assert_eq!(view.ask(Some(began), began), [0]);
+        view.spare(0, began);
+        assert!(view.ask(Some(began), began).is_empty() && !view.doubt(0, began));
+        assert!(!view.is_anyone_due(began));
+        let now = began + RETRY_AFTER;
+        assert!(view.is_anyone_due(now));
+        assert_eq!(view.ask(Some(began), now), [0]);
     }
 
     #[test]
