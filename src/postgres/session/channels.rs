@@ -47,12 +47,16 @@ impl Session {
             self.state.unshared = false;
             return pin;
         }
-        if pin.is_some() || self.state.kept.is_some() || !self.may_share(&new) {
+        let servers = self.source.servers();
+        // The shared listener is where writes go; of several primaries the client may be on another one.
+        let apart = servers.as_ref().zip(self.lease.as_ref());
+        let apart = apart.is_some_and(|(all, lease)| all.have_moved(&lease.upstream.cancel));
+        if pin.is_some() || self.state.kept.is_some() || apart || !self.may_share(&new) {
             return pin.or(Some("listen"));
         }
         let means = Means {
             pool: self.service.fleet().aside(&self.source.tenant()),
-            servers: self.source.servers(),
+            servers,
             shutdown: self.service.shutdown.clone(),
         };
         let ears = self.ears();
