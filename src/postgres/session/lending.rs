@@ -13,7 +13,6 @@ use crate::{
     postgres::{
         exchange::{Act, IDLE, Reply, Undo},
         flow::BUFFER_BYTES,
-        rank::{IN_HOT_STANDBY, READ_ONLY},
         refusal,
         servers::{ATTRS, Source},
         settings,
@@ -165,12 +164,14 @@ impl Session {
                 &greeting
             }
         };
-        for name in [IN_HOT_STANDBY, READ_ONLY] {
-            let set = self.wanted.find(name).or(upstream.known.find(name));
-            if let Some(value) = reported.get(name)
-                && set.is_none()
-                && self.told.tell(name, value)
-            {
+        for (name, value) in reported {
+            if self.told.find(name) == Some(value) {
+                continue;
+            }
+            // What the client has set, or somebody before it, is about to be put right.
+            let known = name.to_ascii_lowercase();
+            let set = self.wanted.find(&known).or(upstream.known.find(&known));
+            if set.is_none() && self.told.tell(name, value) {
                 wire::parameter_status(&mut self.client.out, name, value);
             }
         }
