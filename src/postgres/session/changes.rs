@@ -19,8 +19,9 @@ impl Session {
         if let Some(unserved) = self.unservable(change) {
             return self.replace_query(frame, refusal::unserved_bytes(&unserved));
         }
-        // In a transaction it may be taken back, and after a suspect unit all is asked for anyway.
-        let followed = self.exchange.is_unused() && !self.state.suspect;
+        // In a transaction it may be taken back, and after a suspect unit all is asked for anyway. What comes behind
+        // another choice of servers waits for the answer: it may be for another server.
+        let followed = self.exchange.is_unused() && !self.state.suspect && !chooses_server(change);
         let undo = match change {
             Change::Set(name, value) => Some((name, Some(value.clone()))),
             Change::Reset(name) => Some((name, self.startup.find(name).map(str::to_owned))),
@@ -77,5 +78,12 @@ impl Session {
             Change::ResetLocal(name) => self.startup.setting(|known| known == name, true),
             Change::ResetAll => self.startup.setting(|_| true, false),
         }
+    }
+}
+
+fn chooses_server(change: &Change) -> bool {
+    match change {
+        Change::Set(name, _) | Change::Reset(name) => name == ATTRS,
+        Change::ResetLocal(_) | Change::ResetAll => false,
     }
 }
