@@ -65,6 +65,11 @@ impl Several {
         self.wanted = WantedAttrs::of(role, wanted, self.servers.attrs);
     }
 
+    /// Why no server will ever do for that.
+    pub(in crate::postgres) fn unservable(&self) -> Option<Unserved> {
+        self.wanted.judged().err()
+    }
+
     /// Whether that is something else than what it was served by last.
     pub(in crate::postgres) fn wants_otherwise(&self, role: Role, wanted: &Parameters) -> bool {
         self.wanted != WantedAttrs::of(role, wanted, self.servers.attrs)

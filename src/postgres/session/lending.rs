@@ -43,7 +43,13 @@ impl Session {
                 }
                 Err(error) => self.refuse_unit(&refusal::error_bytes(&error.refusal())),
             },
-            Source::Several(_) => Box::pin(self.search(killed)).await?,
+            Source::Several(several) => match several.unservable() {
+                None => Box::pin(self.search(killed)).await?,
+                Some(why) => {
+                    self.refuse_unit(&refusal::unserved_bytes(&why));
+                    self.forget_choice();
+                }
+            },
         }
         Ok(self.place.is_some())
     }
@@ -138,6 +144,15 @@ impl Session {
                 several.want(self.role, &self.wanted);
             }
         }
+    }
+
+    /// What no server will ever do for, chosen where it could not be refused at once: told, it counts no more, or not even
+    /// what takes it back would be served.
+    fn forget_choice(&mut self) {
+        self.wanted = match self.startup.find(ATTRS) {
+            Some(began) => self.wanted.overlaid(std::iter::once((ATTRS, began))),
+            None => self.wanted.without(ATTRS),
+        };
     }
 
     /// Whether the client asks for another kind of server than it did when it was given this one.
