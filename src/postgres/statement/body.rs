@@ -5,20 +5,28 @@
 
 use std::borrow::Cow;
 
+use ahash::HashSet;
+
 use super::{
     change,
     deeds::{Piece, Reader},
     facts::{Scan, scan_apart},
-    mentions::{Mention, first_word, mentions},
+    mentions::{Mention, bare, digest, first_word, mentions},
     token::Token,
+    written::written_in,
 };
 
 /// Why a session stays on its upstream: a function may have done what cannot be asked for.
 const PIN: &str = "function";
 /// Words behind which a statement begins, in bodies.
-const OPENERS: [&[u8]; 6] = [b"begin", b"then", b"else", b"loop", b"declare", b"atomic"];
+pub(super) const OPENERS: [&[u8]; 6] = [b"begin", b"then", b"else", b"loop", b"declare", b"atomic"];
 /// Words that end the text behind an EXECUTE.
 const CLOSERS: [&[u8]; 3] = [b"using", b"into", b"loop"];
+/// What statements begin with of which no string becomes part of a text that is run elsewhere.
+const APART: [&[u8]; 15] = [
+    b"assert", b"call", b"case", b"delete", b"elseif", b"elsif", b"exit", b"if", b"insert",
+    b"perform", b"raise", b"return", b"update", b"when", b"while",
+];
 /// What a statement begins with that sets no parameter by itself.
 const HARMLESS: [&[u8]; 24] = [
     b"alter",
@@ -159,13 +167,15 @@ pub(crate) fn defines_functions(text: &[u8]) -> bool {
 
 impl Body {
     /// A body in SQL or PL/pgSQL.
-    fn read(&mut self, text: &[u8]) {
+    pub(super) fn read(&mut self, text: &[u8]) {
         let mut reader = Reader::of(text);
         let mut pieces = Vec::new();
         while let Some(piece) = reader.piece() {
             pieces.push(piece);
         }
-        let (mut scan, mut depth, mut starts) = (Scan::default(), 0_usize, true);
+        let (mut scan, mut depth, mut starts) = (Scan::inner(), 0_usize, true);
+        let (mut written, mut strings, mut goes_on) = (None, Vec::new(), false);
+        let mut apart = false;
         for (at, piece) in pieces.iter().enumerate() {
             let before = at.checked_sub(1).and_then(|at| pieces.get(at));
             let sign = |piece: Option<&Piece<'_>>, sign| {
@@ -184,14 +194,25 @@ impl Body {
                 _ => {}
             }
             let rest = pieces.get(at + 1..).unwrap_or_default();
+            if starts {
+                apart = APART.iter().any(|word| piece.is(word));
+                self.name(piece);
+            }
             if piece.is(b"execute") && runs(before, rest.first()) {
-                self.run(rest, &pieces);
+                let written = written.get_or_insert_with(|| written_in(&pieces));
+                goes_on |= self.run(rest, written);
+            }
+            if !apart {
+                strings.extend(string(piece));
             }
             // What is called is known by its name.
             if !(starts && piece.is(b"call")) {
                 scan.see(piece.token);
             }
             starts = piece.token == Token::Sign(b';');
+        }
+        if goes_on {
+            self.assembled(strings.into_iter());
         }
         scan.end_statement();
         let facts = scan.facts;
@@ -209,22 +230,43 @@ impl Body {
         });
     }
 
-    /// An EXECUTE of a body: the text that it runs, as far as it shows.
-    fn run(&mut self, rest: &[Piece<'_>], all: &[Piece<'_>]) {
+    /// A statement that begins with this word may give the session a statement by name, or take some away.
+    fn name(&mut self, first: &Piece<'_>) {
+        self.effects.asks |= first.is(b"prepare");
+        if first.is(b"deallocate") {
+            self.stick();
+        }
+    }
+
+    /// An EXECUTE of a body: the text that it runs, as far as it shows; true if other strings of the body make it up.
+    ///
+    /// A text that begins with a name which the body has never `written` was given to it.
+    fn run(&mut self, rest: &[Piece<'_>], written: &HashSet<u64>) -> bool {
         let mut text = rest.iter().skip_while(|piece| {
             let makes = piece.is(b"format") || piece.is(b"concat");
             makes || piece.token == Token::Sign(b'(')
         });
-        match text.next().and_then(string) {
-            Some(constant) => {
-                let plain = rest.first().is_some_and(|piece| string(piece).is_some());
-                let ends = text.next().is_none_or(|piece| {
-                    piece.token == Token::Sign(b';') || CLOSERS.iter().any(|word| piece.is(word))
-                });
-                self.constant(&constant, plain && ends);
-            }
-            None => self.assembled(all.iter().filter_map(string)),
+        let first = text.next();
+        if let Some(constant) = first.and_then(string) {
+            let plain = rest.first().is_some_and(|piece| string(piece).is_some());
+            let ends = text.next().is_none_or(|piece| {
+                piece.token == Token::Sign(b';') || CLOSERS.iter().any(|word| piece.is(word))
+            });
+            self.constant(&constant, plain && ends);
+            return false;
         }
+        let follows = text.next().map(|piece| piece.token);
+        let part = matches!(follows, Some(Token::Sign(b'(' | b'.')));
+        let given = first.is_none_or(|first| match first.token {
+            Token::Word(_) => !part && !written.contains(&digest(bare(first.raw))),
+            Token::Sign(sign) => sign == b'$',
+            Token::Text(_) | Token::Doubt => false,
+        });
+        if given {
+            self.loose = true;
+            self.stick();
+        }
+        !given
     }
 
     /// A text that is run, or what it begins with if it is not `whole`.
@@ -235,6 +277,7 @@ impl Body {
             self.stick();
             return;
         };
+        self.name(first);
         let sets = first.is(b"set");
         if sets && !whole {
             self.set(rest);
@@ -457,6 +500,67 @@ mod tests {
             "begin perform setseed(0.5); end",
         ] {
             assert!(judged(text).0.sticks.is_some(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_text_that_is_given_is_not_told_by_other_strings() {
+        for text in [
+            "begin if q ilike 'select%' then return query execute q; else execute q; end if; end",
+            "begin execute q; exception when others then raise 'Delete failed: %', q; end",
+            "begin q := trim(q); execute q; return 'Call is over'; end",
+            "declare n int := 1; begin execute q || ' limit 1' into n; raise notice 'select'; end",
+            "declare q alias for $1; x text := 'select 1'; begin execute q; end",
+            "begin execute format(q, 'select 1'); end",
+        ] {
+            assert!(judged(text).0.sticks.is_some(), "{text}");
+        }
+        for text in [
+            "declare q constant text := 'select 1'; begin execute q || x; end",
+            "begin select 'delete from ' || t into strict q from x; execute q; end",
+            "begin for a, q in select b, 'drop table ' || t from x loop execute q; end loop; end",
+            "begin if a then q := 'select 1 ' || b; end if; execute q using c; end",
+            "begin q = case when a then 'select 1' else 'select 2' end || b; execute (q); end",
+        ] {
+            let (effects, _) = judged(text);
+            assert!(!effects.asks && effects.sticks.is_none(), "{text}");
+        }
+    }
+
+    #[test]
+    fn bodies_that_name_statements_are_seen() {
+        asks("begin prepare p as select 1; end", &[]);
+        asks("begin execute 'prepare p as select 1'; end", &[]);
+        assert!(judged("begin deallocate all; end").0.sticks.is_some());
+    }
+
+    #[test]
+    fn calls_that_are_cut_off_are_seen() {
+        asks(
+            "begin execute 'select set_config(''a.b'', ' || x || ', false)'; end",
+            &["a.b"],
+        );
+        for text in [
+            "begin execute 'select set_config(' || quote_literal(n) || ', ''x'', false)'; end",
+            "begin execute 'select set_config(''a.' || n || ''', ''x'', false)'; end",
+        ] {
+            assert!(judged(text).0.sticks.is_some(), "{text}");
+        }
+    }
+
+    #[test]
+    fn no_body_takes_more_than_its_length() {
+        let string = format!("q := 'select {}';", "x, ".repeat(20_000));
+        for (language, text) in [
+            (Language::Read, string + &"execute q;".repeat(10_000)),
+            (Language::Foreign, ";set x".repeat(30_000)),
+            (Language::Foreign, "set_config('a', b ".repeat(5_000)),
+            (Language::Foreign, "execute(q, 'select 1')".repeat(9_000)),
+        ] {
+            let began = tokio::time::Instant::now();
+            let _ = judge(language, text.as_bytes());
+            let took = began.elapsed();
+            assert!(took.as_secs() < 20, "{took:?}");
         }
     }
 

@@ -29,6 +29,11 @@ impl ConfigCall {
         }
     }
 
+    /// The first argument, if it is over and a plain constant.
+    pub(super) fn named(&self) -> Option<&str> {
+        self.name.as_deref().filter(|_| self.arguments > 0)
+    }
+
     /// Whether the change is for the transaction only, once the call is read.
     pub(super) fn is_local(&self) -> bool {
         self.arguments == 2 && self.is_true

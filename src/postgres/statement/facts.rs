@@ -1,7 +1,7 @@
 //! The rules: which words of which statements make it suspect.
 
 use super::{
-    block,
+    body::Body,
     change::{self, Change},
     config::ConfigCall,
     deeds::{self, Deeds},
@@ -13,6 +13,8 @@ use crate::postgres::{policy, prepared};
 
 /// How many leading words of a statement are kept.
 const LEAD_WORDS: usize = 4;
+/// Why a session stays: the body of a DO may have done what cannot be asked for.
+const BLOCK_PIN: &str = "do_block";
 
 /// What a text may do to its session, as far as tokens tell.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -65,6 +67,8 @@ pub(crate) struct Facts {
     pub(crate) listens: bool,
     /// It notifies.
     pub(crate) notifies: bool,
+    /// It runs a text that it puts together, in which any function may be called.
+    pub(crate) loose: bool,
     /// A statement follows one that resets all parameters or ends a transaction.
     pub(crate) goes_on: bool,
 }
@@ -76,15 +80,18 @@ pub(crate) fn scan(text: &[u8]) -> Facts {
 
 /// Asks every rule.
 pub(super) fn scan_fully(text: &[u8]) -> Facts {
-    let mut facts = scan_apart(text);
+    let mut facts = scan_as(Scan::default(), text);
     facts.touches_session |= facts.sets_own;
     facts.may_clean |= facts.sets_own;
     facts
 }
 
-/// The same, where parameters of extensions alone do not make a text suspect.
+/// The same of a text that a function's body runs; there, parameters of extensions alone make nothing suspect.
 pub(super) fn scan_apart(text: &[u8]) -> Facts {
-    let mut scan = Scan::default();
+    scan_as(Scan::inner(), text)
+}
+
+fn scan_as(mut scan: Scan, text: &[u8]) -> Facts {
     for token in Tokens::of(text) {
         scan.see(token);
     }
@@ -106,10 +113,14 @@ pub(super) fn scan_apart(text: &[u8]) -> Facts {
 
 /// A scan under way, token by token.
 #[derive(Default)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "independent notes of one statement"
+)]
 pub(super) struct Scan {
     pub(super) facts: Facts,
     lead: Vec<Word>,
-    last: Option<Word>,
+    pub(super) last: Option<Word>,
     /// A COPY whose FROM or TO came last: a string next is a file of the server.
     copy_target: bool,
     statements: usize,
@@ -120,10 +131,22 @@ pub(super) struct Scan {
     target: Option<String>,
     /// How many parameters of extensions were set before this statement.
     set_before: usize,
-    config: Option<ConfigCall>,
+    pub(super) config: Option<ConfigCall>,
+    /// The statement has the word UPDATE.
+    updates: bool,
+    /// The text is part of a body.
+    is_inner: bool,
 }
 
 impl Scan {
+    /// Of a text that is part of a function's body.
+    pub(super) fn inner() -> Self {
+        Self {
+            is_inner: true,
+            ..Self::default()
+        }
+    }
+
     pub(super) fn see(&mut self, token: Token<'_>) {
         self.see_config(token);
         self.see_target(token);
@@ -136,9 +159,7 @@ impl Scan {
             Token::Text(_) if self.copy_target => {
                 self.facts.admin_only = Some("COPY with a file of the server");
             }
-            Token::Text(body) if self.leads(b"do") => {
-                self.facts.sticks = block::sticks(body).or(self.facts.sticks);
-            }
+            Token::Text(body) if self.leads(b"do") => self.block(body),
             Token::Sign(_) | Token::Text(_) => {}
             Token::Doubt => {
                 self.facts.touches_session = true;
@@ -186,6 +207,12 @@ impl Scan {
             b"execute" if self.leads(b"explain") || self.leads(b"create") => {
                 self.facts.deeds = Some(Deeds::default());
             }
+            b"update" => self.updates = true,
+            // Its rules set parameters.
+            b"pg_settings" if self.updates => {
+                self.facts.touches_session = true;
+                self.facts.shifts = true;
+            }
             b"hold" => self.facts.touches_session |= last == b"with",
             b"write" => self.facts.lifts_read_only |= last == b"read",
             b"transaction_read_only" | b"default_transaction_read_only" => {
@@ -209,73 +236,25 @@ impl Scan {
         }
     }
 
+    /// The body of a DO; one inside of another is not read, as they could be nested without end.
+    fn block(&mut self, text: &[u8]) {
+        let facts = &mut self.facts;
+        if self.is_inner {
+            facts.sticks = Some(BLOCK_PIN);
+            return;
+        }
+        let mut body = Body::default();
+        body.read(text);
+        facts.sets_own |= body.effects.sets;
+        facts.loose |= body.loose;
+        facts.parameters.append(&mut body.parameters);
+        facts.sticks = body.effects.sticks.map(|_| BLOCK_PIN).or(facts.sticks);
+    }
+
     fn leads(&self, first: &[u8]) -> bool {
         self.lead
             .first()
             .is_some_and(|word| word.as_bytes() == first)
-    }
-
-    /// The last word is the name of a function that is called.
-    fn call(&mut self) {
-        let Some(name) = self.last.as_ref().map(Word::as_bytes) else {
-            return;
-        };
-        match name {
-            b"set_config" => {
-                // A call inside of another's arguments cannot be told apart, and is in doubt.
-                if self.config.is_some() {
-                    self.facts.shifts = true;
-                    self.facts.sticks = Some("set_config");
-                    self.facts.lifts_read_only = true;
-                }
-                self.config = Some(ConfigCall::opened());
-            }
-            b"setseed" => self.facts.sticks = Some("setseed"),
-            b"currval" | b"lastval" => self.facts.recalls_sequence = true,
-            b"nextval" | b"setval" => self.facts.advances_sequence = true,
-            b"pg_notify" => self.facts.notifies = true,
-            name if name.starts_with(b"dblink_connect") => self.facts.sticks = Some("dblink"),
-            name if name.starts_with(b"pg_advisory_") || name.starts_with(b"pg_try_advisory_") => {
-                // The transaction's own locks (`…_xact_…`) end with it.
-                self.facts.touches_session |= memchr::memmem::find(name, b"_xact_").is_none();
-            }
-            name => {
-                if let Some(what) = policy::admin_function(name) {
-                    self.facts.admin_only = Some(what);
-                }
-            }
-        }
-    }
-
-    fn see_config(&mut self, token: Token<'_>) {
-        if let Some(mut call) = self.config.take() {
-            if call.see(token) {
-                self.configured(&call);
-            } else {
-                self.config = Some(call);
-            }
-        }
-    }
-
-    fn configured(&mut self, call: &ConfigCall) {
-        let facts = &mut self.facts;
-        let local = call.is_local();
-        let name = call.name.as_deref().unwrap_or_default();
-        let own = name.contains('.');
-        facts.touches_session |= !local && !own;
-        facts.sets_own |= !local && own;
-        facts.shifts |= !shift::is_plain(name.as_bytes());
-        if let Some(name) = &call.name {
-            facts.lifts_read_only |= name.contains("read_only");
-            if !local && own {
-                facts.parameters.push(name.clone());
-            }
-        } else {
-            facts.lifts_read_only = true;
-            if !local {
-                facts.sticks = Some("set_config");
-            }
-        }
     }
 
     /// Reads the name that a SET sets: words with dots between them.
@@ -312,12 +291,10 @@ impl Scan {
 
     pub(super) fn end_statement(&mut self) {
         self.target = None;
+        self.updates = false;
+        self.end_call();
         let set = self.facts.parameters.len();
         let own = std::mem::replace(&mut self.set_before, set) < set;
-        if self.config.take().is_some() {
-            self.facts.touches_session = true;
-            self.facts.shifts = true;
-        }
         let lead = std::mem::take(&mut self.lead);
         let word = |at: usize| lead.get(at).map_or(&b""[..], Word::as_bytes);
         if matches!(word(0), b"set" | b"reset" | b"discard") {
@@ -326,6 +303,10 @@ impl Scan {
         let deeds: [&[u8]; 4] = [b"prepare", b"execute", b"deallocate", b"discard"];
         if deeds.contains(&word(0)) {
             self.facts.deeds = Some(Deeds::default());
+        }
+        // Of blocks, only the usual language can be read.
+        if (word(0), word(1)) == (b"do", b"language") && word(2) != b"plpgsql" {
+            self.facts.sticks = Some(BLOCK_PIN);
         }
         let facts = &mut self.facts;
         facts.shifts |= shift::shifts([word(0), word(1), word(2)]);

@@ -9,6 +9,8 @@ use super::{
     token::{Token, Tokens},
 };
 
+/// How much of a text counts whose end is not known.
+const HEAD_BYTES_MAX: usize = 512;
 /// What runs a text, in languages that are not read.
 const RUNS: [&[u8]; 11] = [
     b"execute",
@@ -28,7 +30,7 @@ impl Body {
     /// A body in such a language.
     pub(super) fn skim(&mut self, text: &[u8]) {
         let is_word = |byte: &u8| byte.is_ascii_alphanumeric() || *byte == b'_';
-        let mut rest = text;
+        let (mut rest, mut assembles) = (text, false);
         while let Some(at) = rest.iter().position(is_word) {
             let (gap, tail) = rest.split_at(at);
             let mut signs = gap.iter().filter(|byte| !byte.is_ascii_whitespace());
@@ -44,23 +46,28 @@ impl Body {
             if is(&[b"set_config"]) {
                 self.configured(after);
             } else if quoted && is(&CHANGES) {
-                let end = tail
+                let head = head(tail);
+                let end = head
                     .iter()
                     .position(|byte| *byte == before && before != b';');
                 self.constant(
-                    tail.get(..end.unwrap_or(tail.len())).unwrap_or_default(),
+                    head.get(..end.unwrap_or(head.len())).unwrap_or_default(),
                     false,
                 );
             } else if is(&RUNS) {
-                self.called(after, text);
+                assembles |= self.called(after);
             }
             rest = after;
+        }
+        if assembles {
+            let strings = text.split(|byte| is_quote(*byte)).skip(1);
+            self.assembled(strings.map(Cow::Borrowed));
         }
     }
 
     /// A call of `set_config` somewhere in a string.
     fn configured(&mut self, after: &[u8]) {
-        let mut tokens = Tokens::of(after);
+        let mut tokens = Tokens::of(head(after));
         if tokens.next() != Some(Token::Sign(b'(')) {
             return;
         }
@@ -76,20 +83,21 @@ impl Body {
         }
     }
 
-    /// A call of what may run a text.
-    fn called(&mut self, after: &[u8], text: &[u8]) {
+    /// A call of what may run a text; true if the text is no constant.
+    fn called(&mut self, after: &[u8]) -> bool {
         let Some(arguments) = after.trim_ascii_start().strip_prefix(b"(") else {
-            return;
+            return false;
         };
-        let quotes = |byte: u8| matches!(byte, b'"' | b'\'' | b'`');
         self.loose = true;
-        if !arguments
-            .trim_ascii_start()
-            .first()
-            .is_some_and(|first| quotes(*first))
-        {
-            let strings = text.split(|byte| quotes(*byte)).skip(1);
-            self.assembled(strings.map(Cow::Borrowed));
-        }
+        let first = arguments.trim_ascii_start().first();
+        !first.is_some_and(|first| is_quote(*first))
     }
+}
+
+fn head(text: &[u8]) -> &[u8] {
+    text.get(..HEAD_BYTES_MAX).unwrap_or(text)
+}
+
+fn is_quote(byte: u8) -> bool {
+    matches!(byte, b'"' | b'\'' | b'`')
 }

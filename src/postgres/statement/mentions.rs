@@ -90,7 +90,7 @@ fn look<'a>(text: &'a [u8], depth: usize, see: &mut dyn FnMut(Mention<'a>, bool)
 }
 
 /// A name without its quotes.
-fn bare(raw: &[u8]) -> &[u8] {
+pub(super) fn bare(raw: &[u8]) -> &[u8] {
     match raw {
         [b'"', inner @ .., b'"'] => inner,
         plain => plain,

@@ -4,8 +4,8 @@
 //! itself (`settings`), so a false suspicion costs a question and a missed one is what tests hunt.
 //! Every extra room of `postgres` is explained in its `mod.rs`.
 
-mod block;
 mod body;
+mod calls;
 mod change;
 mod config;
 mod deeds;
@@ -18,6 +18,7 @@ mod places;
 mod plain;
 mod shift;
 mod token;
+mod written;
 
 #[cfg(test)]
 mod tests;

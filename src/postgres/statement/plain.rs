@@ -142,6 +142,7 @@ mod tests {
     fn pieces() -> Vec<String> {
         let sources = [
             include_str!("facts.rs"),
+            include_str!("calls.rs"),
             include_str!("shift.rs"),
             include_str!("../policy.rs"),
             include_str!("../prepared.rs"),

@@ -140,11 +140,48 @@ fn local_configuration_leaves_nothing() {
         scan(b"select set_config('a' || $1, $2, false)").sticks,
         Some("set_config")
     );
-    assert_eq!(
-        scan(b"do $$ begin execute 'set a.b = 1'; end $$").sticks,
-        Some("do_block")
-    );
     assert!(!scan(b"select set_config('a.b', 'x', true)").lifts_read_only);
+}
+
+#[test]
+fn blocks_are_read_as_bodies_are() {
+    for text in [
+        "do $$ begin set a.b = '1'; end $$",
+        "do $$ begin execute 'set a.b = 1'; end $$",
+        "do language plpgsql $$ begin perform set_config('a.b', x, false); end $$",
+    ] {
+        let facts = scan(text.as_bytes());
+        assert_eq!(facts.sticks, None, "{text}");
+        assert_eq!(facts.parameters, ["a.b"], "{text}");
+        assert!(facts.touches_session, "{text}");
+    }
+    for text in [
+        "do $$ begin execute current_setting('a.b'); end $$",
+        "do $$ begin perform set_config(name, 'x', false); end $$",
+        "do $a$ begin do $b$ begin end $b$; end $a$",
+        "do language plpython3u $$ x $$",
+        "do $$ x $$ language plperl",
+    ] {
+        assert_eq!(scan(text.as_bytes()).sticks, Some("do_block"), "{text}");
+    }
+    let loose = "do $$ begin execute format('alter table %I add a int', t); end $$";
+    let facts = scan(loose.as_bytes());
+    assert!(facts.loose && facts.sticks.is_none());
+    let deep = "do $x".repeat(100_000);
+    assert!(scan(deep.as_bytes()).touches_session);
+}
+
+#[test]
+fn parameters_are_set_by_the_view_of_them_too() {
+    touches(
+        "update pg_settings set setting = '9MB' where name = 'work_mem'",
+        true,
+    );
+    touches(
+        "with x as (update pg_catalog.pg_settings set setting = 'x' returning 1) select * from x",
+        true,
+    );
+    touches("select setting from pg_settings", false);
 }
 
 #[test]
