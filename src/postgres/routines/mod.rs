@@ -7,6 +7,9 @@
 mod survey;
 mod verdict;
 
+#[cfg(test)]
+mod tests;
+
 use std::{
     collections::BTreeSet,
     sync::{
@@ -24,15 +27,13 @@ pub(super) use verdict::{Case, Open, Verdict};
 
 use super::{
     rank::Rank,
-    statement::{Effects, Mention, defines_functions, digest, is_inert, mentions},
+    statement::{Effects, Mention, defines_functions, digest, is_call, is_inert, mentions},
     upstream::{Failed, Upstream},
 };
 use crate::tenant::Generation;
 
 /// Names that are called and are no functions of the database's; with more, all are asked for again.
 const STRANGERS_MAX: usize = 4096;
-/// Names of one transaction's that are kept to be judged later; with more, its session is asked.
-const OPEN_MAX: usize = 4096;
 /// Reading again takes at most one part in so many of the time.
 const READING_SHARE: u32 = 100;
 /// How soon it is tried again where it could not be read.
@@ -125,15 +126,17 @@ impl Routines {
 
     /// How often functions were defined.
     pub(super) fn epoch(&self) -> u64 {
-        self.epoch.load(Ordering::Relaxed)
+        self.epoch.load(Ordering::Acquire)
     }
 
     /// Judges a text of which a verdict may be kept: `held` is the edition in which it was harmless.
     pub(super) fn judge_held(&self, held: &AtomicU64, case: Case<'_>) -> Verdict {
+        // The other way round, a verdict could be out of date and seem to be of now.
+        let epoch = self.epoch();
         let edition = self.edition.load(Ordering::Relaxed);
         if !case.apart && held.load(Ordering::Relaxed) == edition {
             return Verdict {
-                epoch: self.epoch(),
+                epoch,
                 ..Verdict::default()
             };
         }
@@ -164,6 +167,13 @@ impl Routines {
         } else {
             known.everywhere
         };
+        if case.loose {
+            // Of what a name that is put together could mean, the worst is left out.
+            effects = effects.and(Effects {
+                sticks: None,
+                ..known.any
+            });
+        }
         if case.defines {
             effects = effects.and(known.on_definition);
         }
@@ -175,26 +185,22 @@ impl Routines {
                     effects = effects.and(*found);
                 }
                 if !sure {
-                    open.words.push(digest);
+                    open.word(digest);
                 }
             }
             Mention::Called(digest, name) => {
                 if !known.names.contains(&digest) && !strangers.contains(&digest) {
-                    open.words.push(digest);
-                    open.strange.push(as_written(name));
+                    open.stranger(name);
                 }
             }
             Mention::Doubt if !known.is_quiet() => effects = effects.and(Effects::DOUBT),
             Mention::Doubt => {}
         });
-        if open.words.len() > OPEN_MAX {
-            effects = effects.and(Effects::DOUBT);
-            open = Open::default();
-        }
         let defining = defines_functions(case.text);
         let runs_any = effects.sticks.is_some() && defining;
-        let redefines =
-            effects.defines || runs_any || case.defines && (defining || !effects.is_none());
+        let calls = !case.several && is_call(case.text);
+        let changes = case.defines && !calls && (defining || !effects.is_none());
+        let redefines = effects.defines || runs_any || changes;
         open.defines = case.defines && !sure;
         // It names what it does not run.
         if !case.several && is_inert(case.text) {
@@ -203,10 +209,9 @@ impl Routines {
             } else {
                 Effects::default()
             };
-            open.words.clear();
-            open.strange.clear();
+            open.forget_names();
         }
-        let open = (open.defines || !open.words.is_empty()).then(|| Box::new(open));
+        let open = (!open.is_empty()).then(|| Box::new(open));
         Verdict {
             effects,
             redefines,
@@ -230,16 +235,21 @@ impl Routines {
 
     /// Functions were defined.
     pub(super) fn outdate(&self) {
-        self.epoch.fetch_add(1, Ordering::Relaxed);
-        self.freshness.store(OUTDATED, Ordering::Relaxed);
+        self.freshness.store(OUTDATED, Ordering::SeqCst);
         self.edition.fetch_add(1, Ordering::Relaxed);
+        // Whoever sees this sees the others too.
+        self.epoch.fetch_add(1, Ordering::SeqCst);
     }
 
     /// Time goes on.
     pub(super) fn age(&self, now: Instant) {
         if self.freshness.load(Ordering::Relaxed) == FRESH && *self.due.lock() <= now {
-            self.freshness.store(AGED, Ordering::Relaxed);
-            self.edition.fetch_add(1, Ordering::Relaxed);
+            let aged =
+                self.freshness
+                    .compare_exchange(FRESH, AGED, Ordering::SeqCst, Ordering::Relaxed);
+            if aged.is_ok() {
+                self.edition.fetch_add(1, Ordering::Relaxed);
+            }
         }
     }
 
@@ -273,13 +283,22 @@ impl Routines {
         upstream: &mut Upstream,
         open: &Open,
     ) -> Result<Effects, Failed> {
-        let _reading = self.reading.lock().await;
+        let freshness = self.freshness.load(Ordering::Relaxed);
+        let _reading = match self.reading.try_lock() {
+            Ok(reading) => reading,
+            // Somebody reads again what nothing is known to have changed: until then, it counts.
+            Err(_) if freshness == AGED && open.can_do_with_aged() && !self.is_doubtful() => {
+                return Ok(self.found(open));
+            }
+            Err(_) => self.reading.lock().await,
+        };
         let freshness = self.freshness.load(Ordering::Relaxed);
         let reads = if freshness == FRESH {
             !open.strange.is_empty() && survey::any_exists(upstream, &open.strange).await?
         } else {
             // Many definitions in a row are not reason enough to read as often.
-            !open.words.is_empty() || survey::any_event(upstream).await?
+            let named = !open.words.is_empty() || open.overflows || open.overtaken;
+            named || survey::any_event(upstream).await?
         };
         if reads {
             let unchanged = freshness == AGED && open.strange.is_empty() && !open.defines;
@@ -288,14 +307,25 @@ impl Routines {
         if !open.failed {
             self.remember(&open.strange);
         }
+        Ok(self.found(open))
+    }
+
+    fn is_doubtful(&self) -> bool {
+        self.known.read().is_doubtful
+    }
+
+    /// What was left open means, as far as is known now.
+    fn found(&self, open: &Open) -> Effects {
         let known = self.known.read();
         let found = open.words.iter().filter_map(|word| known.effects.get(word));
-        let effects = found.fold(known.everywhere, |all, one| all.and(*one));
-        Ok(if open.defines {
-            effects.and(known.on_definition)
-        } else {
-            effects
-        })
+        let mut effects = found.fold(known.everywhere, |all, one| all.and(*one));
+        if open.defines {
+            effects = effects.and(known.on_definition);
+        }
+        if open.overflows {
+            effects = effects.and(known.any).and(Effects::DOUBT);
+        }
+        effects
     }
 
     /// Texts have called these, and they are no functions of the database's now.
@@ -345,15 +375,12 @@ impl Routines {
                 *self.known.write() = Arc::new(Known::doubtful());
             }
         }
-        let fresh = self.epoch() == epoch;
-        let freshness = if fresh { FRESH } else { OUTDATED };
-        self.freshness.store(freshness, Ordering::Relaxed);
+        self.freshness.store(FRESH, Ordering::SeqCst);
+        // Afterwards, or what is defined in between would be overlooked.
+        if self.epoch.load(Ordering::SeqCst) != epoch {
+            self.freshness.store(OUTDATED, Ordering::SeqCst);
+        }
         self.edition.fetch_add(1, Ordering::Relaxed);
         Ok(())
     }
-}
-
-/// A name for a question of ours.
-fn as_written(name: &[u8]) -> String {
-    String::from_utf8_lossy(name).into_owned()
 }

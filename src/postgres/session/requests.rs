@@ -277,9 +277,10 @@ impl Session {
         let Some(number) = number.and_then(|bytes| bytes.first_chunk::<4>()) else {
             return Ok(Step::Incomplete);
         };
-        if policy::may_call(self.role, u32::from_be_bytes(*number)) {
+        let number = u32::from_be_bytes(*number);
+        if policy::may_call(self.role, number) {
             self.state.suspect = true;
-            self.weigh_any();
+            self.weigh_number(number);
             return Ok(self.forward(frame, Reply::Query));
         }
         let what = "a call of this function by number".into();

@@ -17,6 +17,8 @@ use crate::postgres::{
 const LEARNING_MAX: Duration = Duration::from_secs(30);
 /// Parameters of extensions that are moved between upstreams; with more, the upstream stays.
 const UNLISTED_MAX: usize = 64;
+/// The lowest number of what was not there when the server was installed.
+const FIRST_OWN: u32 = 16384;
 
 /// What functions may have done to the session since it was last asked.
 #[derive(Default)]
@@ -53,6 +55,7 @@ impl Session {
             several: facts.several,
             defines: facts.defines,
             apart: self.state.weighing.redefines,
+            loose: facts.loose,
         }
     }
 
@@ -95,11 +98,11 @@ impl Session {
         }
     }
 
-    /// A function is called by number: it may be any.
-    pub(super) fn weigh_any(&mut self) {
-        let routines = &self.tenancy.routines;
-        let effects = routines.any().and(Effects::DOUBT);
-        self.suspect(effects);
+    /// A function is called by number: it may be any of the database's own.
+    pub(super) fn weigh_number(&mut self, number: u32) {
+        let own = number >= FIRST_OWN;
+        let effects = own.then(|| self.tenancy.routines.any());
+        self.suspect(effects.unwrap_or_default().and(Effects::DOUBT));
     }
 
     /// Outside of transactions, what was defined counts for all.
@@ -128,7 +131,10 @@ impl Session {
         let overtaken = self.state.weighing.weighed != 0
             && self.state.weighing.weighed != self.tenancy.routines.epoch();
         self.state.weighing.weighed = 0;
-        let open = self.state.weighing.open.take();
+        let mut open = self.state.weighing.open.take();
+        if overtaken {
+            open.get_or_insert_default().overtaken = true;
+        }
         let Some(lease) = &mut self.lease else {
             return Ok(());
         };

@@ -1,6 +1,6 @@
 //! Texts that run no function, told by their first words.
 
-use super::deeds::Reader;
+use super::{deeds::Reader, mentions::first_word};
 
 /// Of these nothing is run, whatever follows.
 const PLAIN: [&[u8]; 11] = [
@@ -26,6 +26,11 @@ const DEFINED: [&[u8]; 7] = [
     b"trigger",
     b"view",
 ];
+
+/// Whether a text of one statement only calls a procedure.
+pub(crate) fn is_call(text: &[u8]) -> bool {
+    first_word(text).is_some_and(|first| first.is(b"call"))
+}
 
 /// Whether a text of one statement runs no function, but for what answers to definitions.
 pub(crate) fn is_inert(text: &[u8]) -> bool {

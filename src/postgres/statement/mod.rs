@@ -27,7 +27,7 @@ pub(crate) use body::{Effects, Language, defines_functions, judge};
 pub(crate) use change::Change;
 pub(crate) use deeds::Deed;
 pub(crate) use facts::{Facts, scan};
-pub(crate) use inert::is_inert;
+pub(crate) use inert::{is_call, is_inert};
 pub(crate) use mentions::{Mention, digest, mentions};
 pub(crate) use places::parameters;
 pub(crate) use shift::is_plain;

@@ -31,6 +31,8 @@ use crate::pool;
 const MESSAGE_BYTES_MAX: usize = 1 << 20;
 /// Rows that are looked at before others have their turn.
 const ROWS_AT_ONCE: usize = 32;
+/// The same in bytes.
+const ROW_BYTES_AT_ONCE: usize = 64 * 1024;
 
 /// One connection to a server.
 pub struct Upstream {
@@ -88,15 +90,16 @@ impl Upstream {
             .flush()
             .await
             .map_err(|error| Failed::Lost(error.to_string()))?;
-        let (mut outcome, mut count) = (Ok(()), 0_usize);
+        let (mut outcome, mut count, mut bytes) = (Ok(()), 0_usize, 0_usize);
         loop {
             let message = read_message(&mut self.peer).await.map_err(Failed::Lost)?;
             match message.tag {
                 b'E' => outcome = Err(Failed::Answer(message.body)),
                 b'D' => {
                     each(&message.body);
-                    count += 1;
-                    if count.is_multiple_of(ROWS_AT_ONCE) {
+                    (count, bytes) = (count + 1, bytes + message.body.len());
+                    if count >= ROWS_AT_ONCE || bytes >= ROW_BYTES_AT_ONCE {
+                        (count, bytes) = (0, 0);
                         tokio::task::yield_now().await;
                     }
                 }
