@@ -558,10 +558,12 @@ async fn functions_are_read_whatever_the_encoding_of_the_session() {
         .await;
     client.must("set client_encoding = 'LATIN1'").await;
     client.must(&setter("encoded")).await;
-    // Nobody keeps the only upstream.
+    // Reads in its own session, and keeps the only upstream no longer than it needs it.
+    client.must("select encoded(5)").await;
+    let found = seen(&mut client, &mut other).await;
+    check("encoded", &found, "encoded|9MB");
     other.must("select foreign_letters(5)").await;
-    let found = seen(&mut other, &mut client).await;
-    check("foreign_letters", &found, "foreign_letters|9MB");
+    assert_eq!(shown(&mut other).await, "foreign_letters|9MB");
     assert_eq!(client.must("show client_encoding").await, ["LATIN1"]);
     assert_eq!(other.must("show client_encoding").await, ["UTF8"]);
     place.close().await;
