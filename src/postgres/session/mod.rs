@@ -20,16 +20,11 @@ mod replies;
 mod requests;
 mod statements;
 mod told;
+mod transfer;
 mod unnamed;
 mod weighing;
 
-use std::{
-    collections::BTreeSet,
-    future::Future,
-    pin::Pin,
-    sync::Arc,
-    task::{Context, Poll},
-};
+use std::{collections::BTreeSet, sync::Arc, task::Poll};
 
 pub(super) use deadlines::Phase;
 pub(super) use ending::Stop;
@@ -38,12 +33,13 @@ pub(super) use told::Told;
 
 use deadlines::Deadlines;
 use ears::Ears;
+use transfer::Watch;
 use weighing::Weighing;
 
 use super::{
     cancel::OwnDesk,
     exchange::Exchange,
-    flow::{BUFFER_BYTES, Inbound, Peer},
+    flow::Peer,
     named::ClientStatements,
     servers::Source,
     service::Service,
@@ -311,86 +307,4 @@ impl Session {
         }
         Ok(())
     }
-
-    /// Writes what is ready and reads what has come; ready when something came or something is over.
-    fn poll_transfer(&mut self, context: &mut Context<'_>, need: Need) -> Poll<Result<(), Stop>> {
-        let mut nothing = Inbound::default();
-        let (client, tally) = (&mut self.client, &mut self.tally);
-        let mut moved = false;
-        let mut waiting = 0;
-        let from = match &mut self.lease {
-            Some(lease) => &mut lease.upstream.peer.inbound,
-            None => &mut nothing,
-        };
-        match client.poll_send(context, from) {
-            Poll::Ready(Err(_)) => return Poll::Ready(Err(Stop::Vanished)),
-            Poll::Ready(Ok(count)) => {
-                tally.client_written += count as u64;
-                moved = count > 0 && self.ears.as_ref().is_some_and(|ears| ears.has_mail());
-            }
-            Poll::Pending => {}
-        }
-        if let Some(lease) = &mut self.lease {
-            let upstream = &mut lease.upstream.peer;
-            match upstream.poll_send(context, &mut client.inbound) {
-                // What the server said before it closed is still to be read.
-                Poll::Ready(Err(_)) => {
-                    upstream.out.clear();
-                    client.inbound.forget_passed();
-                }
-                Poll::Ready(Ok(count)) => {
-                    tally.upstream_written += count as u64;
-                    // Nothing will be answered, so it is for us to see that the exchange is over.
-                    moved |= count > 0 && self.exchange.is_quiet();
-                }
-                Poll::Pending => {}
-            }
-            waiting = upstream.out.len() + client.inbound.passed();
-            if upstream.inbound.passed() + client.out.len() < BUFFER_BYTES {
-                match upstream.poll_read(context) {
-                    Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(Err(Stop::UpstreamLost)),
-                    Poll::Ready(Ok(count)) => {
-                        tally.upstream_read += count as u64;
-                        moved = true;
-                    }
-                    Poll::Pending => {}
-                }
-            }
-        }
-        let room = need == Need::Input || client.inbound.unseen().len() < BUFFER_BYTES;
-        // Answers that the client does not read keep its next messages out.
-        if room && waiting < BUFFER_BYTES && client.out.len() < BUFFER_BYTES {
-            match client.poll_read(context) {
-                Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(Err(Stop::Vanished)),
-                Poll::Ready(Ok(count)) => {
-                    tally.client_read += count as u64;
-                    moved = true;
-                }
-                Poll::Pending => {}
-            }
-            self.watch = None;
-        } else if self.poll_closed(context).is_ready() {
-            return Poll::Ready(Err(Stop::Vanished));
-        }
-        if moved {
-            Poll::Ready(Ok(()))
-        } else {
-            Poll::Pending
-        }
-    }
-
-    /// The end of a client that is not read: behind what it sent, it must be seen all the same.
-    fn poll_closed(&mut self, context: &mut Context<'_>) -> Poll<()> {
-        if self.watch.is_none() {
-            let watch = self.client.stream.watch_close();
-            self.watch = watch.ok().map(|watch| Box::pin(watch) as Watch);
-        }
-        match &mut self.watch {
-            Some(watch) => watch.as_mut().poll(context),
-            None => Poll::Pending,
-        }
-    }
 }
-
-/// Resolves when the client has closed.
-type Watch = Pin<Box<dyn Future<Output = ()> + Send>>;
