@@ -49,6 +49,8 @@ pub(crate) fn account(url: &str, database: &str) -> Account {
 
 pub(crate) struct Gateway {
     pub(crate) app: Account,
+    /// The accounts that may only write, and only read.
+    others: [Account; 2],
     pub(crate) service: Arc<Service>,
     _folder: tempfile::TempDir,
 }
@@ -95,13 +97,7 @@ impl Gateway {
             },
         };
         registry.register(new, &actor).await.unwrap();
-        let new = NewCredential {
-            scope: Scope::Project("demo".into()),
-            user: "app".into(),
-            role: Role::Admin,
-            expires_at: None,
-        };
-        let password = registry.issue(new, &actor).await.unwrap().password;
+        let passwords = credentials(&registry).await;
         let shutdown = Shutdown::new();
         let service = Service::new(Parts {
             settings: Settings::default(),
@@ -120,14 +116,17 @@ impl Gateway {
             "listener",
             listener.run(shutdown.clone(), "session", serve, |_| async {}),
         );
-        let app = Account {
-            address,
-            user: "app.main".into(),
+        let mut accounts = passwords.into_iter().map(|(user, password)| Account {
+            address: address.clone(),
+            user: format!("{user}.main"),
             password,
             database: database.into(),
-        };
+        });
+        let mut account = || accounts.next().unwrap();
+        let (app, others) = (account(), [account(), account()]);
         Self {
             app,
+            others,
             service,
             _folder: folder,
         }
@@ -135,6 +134,17 @@ impl Gateway {
 
     pub(crate) async fn client(&self) -> Client {
         Client::log_in(&self.app, &[]).await.unwrap()
+    }
+
+    /// A client of another role, with these parameters at its start.
+    pub(crate) async fn client_as(&self, role: Role, parameters: &[(&str, &str)]) -> Client {
+        let [writer, reader] = &self.others;
+        let account = match role {
+            Role::Admin => &self.app,
+            Role::Write => writer,
+            Role::Read => reader,
+        };
+        Client::log_in(account, parameters).await.unwrap()
     }
 
     /// Waits until no upstream is in use.
@@ -148,6 +158,26 @@ impl Gateway {
         }
         panic!("an upstream is still in use");
     }
+}
+
+/// Gives credentials for every role: the user's name and password.
+async fn credentials(registry: &Registry) -> Vec<(&'static str, Secret)> {
+    let mut passwords = Vec::new();
+    for (user, role) in [
+        ("app", Role::Admin),
+        ("writer", Role::Write),
+        ("reader", Role::Read),
+    ] {
+        let new = NewCredential {
+            scope: Scope::Project("demo".into()),
+            user: user.into(),
+            role,
+            expires_at: None,
+        };
+        let issued = registry.issue(new, &Actor::local()).await.unwrap();
+        passwords.push((user, issued.password));
+    }
+    passwords
 }
 
 /// A gateway in front of a database of its own: with two upstreams, unless said otherwise.

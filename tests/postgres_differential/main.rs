@@ -24,5 +24,6 @@ mod killed;
 mod listening;
 mod meanings;
 mod operations;
+mod quotes;
 mod sessions;
 mod wire;

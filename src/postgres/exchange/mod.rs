@@ -102,6 +102,11 @@ impl Exchange {
         unit == self.unit || unit < self.unanswered
     }
 
+    /// Whether a unit is answered to its end.
+    pub(super) fn is_answered(&self, unit: u64) -> bool {
+        unit < self.unanswered
+    }
+
     /// Whether nothing that earlier units note can be taken back any more.
     pub(super) fn is_first_unit(&self) -> bool {
         self.unit == self.unanswered

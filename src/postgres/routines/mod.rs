@@ -4,6 +4,7 @@
 //! that, how long it counts, and what it says of a text. A text is judged by the names in it: those of
 //! functions, and those of tables and views behind which functions run.
 
+mod dependents;
 mod survey;
 mod verdict;
 
@@ -195,6 +196,7 @@ impl Routines {
             }
             Mention::Doubt if !known.is_quiet() => effects = effects.and(Effects::DOUBT),
             Mention::Doubt => {}
+            Mention::Presumed => effects.presumes = true,
         });
         let defining = defines_functions(case.text);
         let runs_any = effects.sticks.is_some() && defining;

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, time::Duration};
 use ahash::{HashMap, HashSet};
 use tokio::time::Instant;
 
-use super::Known;
+use super::{Known, dependents::dependents};
 use crate::postgres::{
     settings::push_text,
     statement::{Effects, Language, digest, judge},
@@ -32,7 +32,8 @@ const JUDGING_MAX: Duration = Duration::from_secs(2);
 /// All functions that were not there when the server was installed.
 const BODIES: &str = "SELECT p.oid, p.proname, l.lanname, \
     CASE WHEN l.lanname = 'sql' AND p.prosrc = '' THEN pg_catalog.pg_get_functiondef(p.oid) \
-    ELSE pg_catalog.substr(p.prosrc, 1, 200001) END \
+    ELSE pg_catalog.substr(p.prosrc, 1, 200001) END, \
+    p.proconfig::pg_catalog.text LIKE '%standard_conforming_strings=%' \
     FROM pg_catalog.pg_proc AS p JOIN pg_catalog.pg_language AS l ON l.oid = p.prolang \
     WHERE p.oid >= 16384";
 
@@ -56,6 +57,14 @@ struct Function {
 }
 
 impl Function {
+    /// Its strings, and those of what it calls, are read in its own way.
+    fn requote(&mut self) {
+        self.effects.shifts = true;
+        if self.effects.presumes {
+            self.effects.sticks = Some("function");
+        }
+    }
+
     /// It has these effects too: its name and all that it has, if that is news.
     fn grow(&mut self, more: Effects) -> Option<(u64, Effects)> {
         let before = self.effects;
@@ -154,6 +163,7 @@ impl Survey {
         let (Some(oid), name, language, body) = (number(next()), next(), next(), next()) else {
             return;
         };
+        let requotes = next() == b"t";
         let mut function = Function {
             oid,
             name: digest(name),
@@ -182,6 +192,9 @@ impl Survey {
             }
             b"sql" | b"plpgsql" => self.judge(&mut function, Language::Read, own_part(body)),
             _ => self.judge(&mut function, Language::Foreign, body),
+        }
+        if requotes {
+            function.requote();
         }
         self.places.insert(oid, self.functions.len());
         self.functions.push(function);
@@ -263,54 +276,7 @@ impl Survey {
         let functions = self.functions.iter().filter(|one| !one.effects.is_none());
         let functions = list(functions.map(|function| function.oid));
         let relations = list(self.relations.keys().copied());
-        let class = |name: &str| format!("'pg_catalog.{name}'::pg_catalog.regclass");
-        let (proc, relation) = (class("pg_proc"), class("pg_class"));
-        let mut text = format!(
-            "{LIMIT}WITH d AS (SELECT classid, objid, false AS related, refobjid AS via \
-             FROM pg_catalog.pg_depend WHERE refclassid = {proc} AND refobjid = ANY ({functions}) \
-             UNION ALL SELECT classid, objid, true, refobjid FROM pg_catalog.pg_depend \
-             WHERE refclassid = {relation} AND refobjid = ANY ({relations}) \
-             AND classid IN ({}, {}, {proc})), r AS (\
-             SELECT objid AS relation, related, via FROM d WHERE classid = {relation} AND NOT related \
-             UNION ALL SELECT indrelid, related, via FROM d JOIN pg_catalog.pg_index \
-             ON classid = {relation} AND indexrelid = objid \
-             UNION ALL SELECT inhparent, true, inhrelid FROM pg_catalog.pg_inherits \
-             WHERE inhrelid = ANY ({relations}) \
-             UNION ALL SELECT confrelid, true, conrelid FROM pg_catalog.pg_constraint \
-             WHERE contype = 'f' AND conrelid = ANY ({relations})",
-            class("pg_rewrite"),
-            class("pg_policy"),
-        );
-        for (catalogue, column) in [
-            ("pg_trigger", "tgrelid"),
-            ("pg_rewrite", "ev_class"),
-            ("pg_policy", "polrelid"),
-            ("pg_attrdef", "adrelid"),
-            ("pg_constraint", "conrelid"),
-        ] {
-            text.extend([format!(
-                " UNION ALL SELECT o.{column}, related, via FROM d JOIN pg_catalog.{catalogue} AS o \
-                 ON classid = {} AND o.oid = objid",
-                class(catalogue)
-            )]);
-        }
-        text.extend([format!(
-            ") SELECT DISTINCT 'r', c.oid, c.relname, related, via FROM r \
-             JOIN pg_catalog.pg_class AS c ON c.oid = relation \
-             UNION ALL SELECT 'f', objid, '', related, via FROM d WHERE classid = {proc} \
-             UNION ALL SELECT 'd', objid, '', related, via FROM d WHERE classid = {} \
-             UNION ALL SELECT 'x', objid, '', related, via FROM d WHERE classid IN ({}, {}, {}, {}, {}) \
-             UNION ALL SELECT 'x', objid, '', related, via FROM d JOIN pg_catalog.pg_constraint AS o \
-             ON classid = {} AND o.oid = objid AND o.contypid <> 0",
-            class("pg_event_trigger"),
-            class("pg_operator"),
-            class("pg_cast"),
-            class("pg_type"),
-            class("pg_amproc"),
-            class("pg_am"),
-            class("pg_constraint"),
-        )]);
-        text
+        format!("{LIMIT}{}", dependents(&functions, &relations))
     }
 
     /// Something runs what has effects: whether that is news.

@@ -38,6 +38,7 @@ impl Session {
                 Undo::Nothing
             }
         };
+        self.note_quotes(facts);
         let Some(text) = self.restoring(change) else {
             self.exchange.expect(Reply::Query, Act::Forward, undo);
             return self.pass(frame);
@@ -52,6 +53,7 @@ impl Session {
             let out = &mut lease.upstream.peer.out;
             self.client.inbound.settle(out);
             wire::query(out, &text);
+            self.note_quotes(facts);
             self.exchange.expect(Reply::Query, Act::Restore, undo);
         }
         Step::Done

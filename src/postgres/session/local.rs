@@ -76,7 +76,9 @@ impl Session {
                 let parse = wire::parse(body)?;
                 let dialect = self.wanted.dialect();
                 let statement = self.tenancy.catalogue.known(dialect, parse.rest)?;
-                let free = !parse.name.is_empty() && self.statements.find(parse.name).is_none();
+                let free = !parse.name.is_empty()
+                    && !statement.facts.presumes
+                    && self.statements.find(parse.name).is_none();
                 let allowed = free && self.has_room(parse.rest.len()) && statement.is_proven();
                 let permitted = allowed && self.permit(&statement.facts, b'P').is_ok();
                 permitted.then(|| Change::Prepare(parse.name.into(), statement))

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use super::{
     Session,
-    names::{LOADER, LOADER_REPLIES, PIN, like},
+    names::{LOADER, LOADER_REPLIES, Names, PIN, like},
 };
 use crate::postgres::{
     exchange::{Act, FAILED, IDLE, Reply, Undo},
@@ -171,6 +171,11 @@ impl Session {
             return Provided::Refused(said);
         }
         let way = self.way(&statement.facts, statement.under.get());
+        match self.read_again(&statement.facts, &way, statement.under.get()) {
+            Names::Ready => {}
+            Names::Wait => return Provided::Wait,
+            Names::Refused(said) => return Provided::Refused(said),
+        }
         let apart = matches!(way, Way::Anyhow) || self.sees_apart() && !statement.facts.fixed;
         let around = match way {
             Way::Plain | Way::Anyhow => Surroundings::default(),

@@ -16,6 +16,7 @@ mod meaning;
 mod names;
 mod native;
 mod outcomes;
+mod quotes;
 mod replies;
 mod requests;
 mod statements;
@@ -33,6 +34,7 @@ pub(super) use told::Told;
 
 use deadlines::Deadlines;
 use ears::Ears;
+use quotes::Quotes;
 use transfer::Watch;
 use weighing::Weighing;
 
@@ -143,6 +145,7 @@ struct State {
     /// Definitions may have changed.
     defines: bool,
     weighing: Weighing,
+    quotes: Quotes,
     besides: Besides,
     /// No shared listener could be had: the upstream listens.
     unshared: bool,

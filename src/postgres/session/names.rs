@@ -167,6 +167,7 @@ impl Session {
 
     /// An Execute.
     pub(super) fn execute(&mut self, frame: Frame) -> Step {
+        self.execute_quotes();
         if self.portals.is_empty() {
             return self.forward(frame, Reply::Execute);
         }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::{
     Session,
     meaning::{Surroundings, Way},
-    names::{LOADER, LOADER_REPLIES, PIN, like},
+    names::{LOADER, LOADER_REPLIES, Names, PIN, like},
     requests::Step,
 };
 use crate::{
@@ -95,7 +95,13 @@ impl Session {
 
     /// A statement by protocol means what it meant to its client.
     fn name_one(&mut self, name: &[u8], statement: &Statement, act: &Act) {
-        let around = match self.way(&statement.facts, statement.under.get()) {
+        let under = statement.under.get();
+        let way = self.way(&statement.facts, under);
+        // What would be something else is not there.
+        if !matches!(self.read_again(&statement.facts, &way, under), Names::Ready) {
+            return;
+        }
+        let around = match way {
             Way::Within(around) => around,
             Way::Plain | Way::Anyhow | Way::Wait => Surroundings::default(),
         };
@@ -179,7 +185,9 @@ impl Session {
             let refused = Refusal::Unsupported { what };
             return self.refuse_message(frame, refusal::error_bytes(&refused));
         }
-        let statement = self.identify(parse.text, parse.rest);
+        let Some(statement) = self.identify_here(parse.text, parse.rest) else {
+            return Step::Wait;
+        };
         if let Err(refused) = self.permit(&statement.facts, b'P') {
             return self.refuse_message(frame, refusal::error_bytes(&refused));
         }

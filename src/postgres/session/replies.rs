@@ -310,6 +310,7 @@ impl Session {
         if status == IDLE && self.exchange.is_quiet() {
             self.portals.clear();
             state.shifted &= state.suspect || state.weighing.sets;
+            self.rest_quotes();
         }
         let ended = ended.map(|expect| {
             if !matches!(expect.act, Act::Load | Act::Settings | Act::Audit) {

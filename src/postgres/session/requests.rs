@@ -9,7 +9,7 @@ use crate::{
         exchange::{Act, IDLE, Reply, Undo},
         policy, refusal,
         settings::Parameters,
-        statement::{Facts, scan},
+        statement::{CONFORMING, Facts},
         upstream::Upstream,
         wire::{self, Frame},
     },
@@ -163,10 +163,14 @@ impl Session {
         if let Some(text) = Parameters::difference(&self.wanted, known) {
             self.client.inbound.settle(&mut peer.out);
             wire::query(&mut peer.out, &text);
+            *unnamed = None;
+            let requotes = known.find(CONFORMING) != self.wanted.find(CONFORMING);
+            *known = Arc::clone(&self.wanted);
+            if requotes {
+                self.requote();
+            }
             self.exchange
                 .expect(Reply::Query, Act::Settings, Undo::Nothing);
-            *unnamed = None;
-            *known = Arc::clone(&self.wanted);
         } else {
             Parameters::unite(&mut self.wanted, known);
         }
@@ -232,7 +236,9 @@ impl Session {
         let Some((text, [])) = wire::split_cstr(body) else {
             return Err(malformed("invalid Query message"));
         };
-        let facts = scan(text);
+        let Some(facts) = self.scan_here(text) else {
+            return Ok(Step::Wait);
+        };
         let verdict = self.judge(text, &facts);
         let names = facts.needs_names() || facts.deallocates().is_some();
         if names && !self.exchange.is_first_unit() {
@@ -344,17 +350,10 @@ impl Session {
             self.state.suspect = true;
         }
         self.note_names(facts);
+        self.note_quotes(facts);
         self.state.shifted |= facts.shifts;
         self.state.suspect |= facts.touches_session || pinned && facts.may_clean;
         self.state.defines |= facts.defines;
-    }
-
-    /// The upstream stays until the client leaves.
-    pub(super) fn keep(&mut self, reason: &'static str) {
-        if self.state.kept.is_none() {
-            self.state.kept = Some(reason);
-            self.service.meters().pinned(reason);
-        }
     }
 
     /// In the place of a message that the client may not send: one that fails.

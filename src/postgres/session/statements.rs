@@ -15,7 +15,6 @@ use crate::postgres::{
     exchange::{Act, Reply, Undo},
     prepared::{Form, NAME_PREFIX},
     refusal,
-    statement::scan,
     wire::{self, Frame},
 };
 
@@ -44,7 +43,9 @@ impl Session {
         };
         let parse = wire::parse(body).ok_or_else(|| malformed("invalid Parse message"))?;
         if parse.name.is_empty() {
-            let facts = scan(parse.text);
+            let Some(facts) = self.scan_here(parse.text) else {
+                return Ok(Step::Wait);
+            };
             return Ok(self.parse_unnamed(frame, facts));
         }
         let name: Box<[u8]> = parse.name.into();
@@ -65,7 +66,9 @@ impl Session {
         if self.exchange.sets_parameters() {
             return Ok(Step::Wait);
         }
-        let statement = self.identify(parse.text, parse.rest);
+        let Some(statement) = self.identify_here(parse.text, parse.rest) else {
+            return Ok(Step::Wait);
+        };
         if let Err(refused) = self.permit(&statement.facts, b'P') {
             return Ok(self.refuse_message(frame, refusal::error_bytes(&refused)));
         }

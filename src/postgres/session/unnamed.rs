@@ -83,7 +83,13 @@ impl Session {
             if let Some(said) = rest.and_then(|rest| self.miscounted(b"", rest)) {
                 return self.refuse_run(frame, said);
             }
-            let around = match self.way(&facts, under.as_ref()) {
+            let way = self.way(&facts, under.as_ref());
+            match self.read_again(&facts, &way, under.as_ref()) {
+                Names::Ready => {}
+                Names::Wait => return Step::Wait,
+                Names::Refused(said) => return self.refuse_run(frame, said),
+            }
+            let around = match way {
                 Way::Plain | Way::Anyhow => Surroundings::default(),
                 Way::Within(around) => around,
                 Way::Wait => return Step::Wait,

@@ -63,6 +63,15 @@ impl Session {
     pub(super) fn weigh(&mut self, verdict: Verdict) {
         let state = &mut self.state;
         state.weighing.redefines |= verdict.redefines;
+        let unknown = verdict.open.is_some();
+        let effects = self.weigh_quotes(
+            Effects {
+                shifts: verdict.effects.shifts || verdict.outdated && unknown,
+                ..verdict.effects
+            },
+            unknown,
+        );
+        let state = &mut self.state;
         if state.kept.is_some() {
             return;
         }
@@ -73,7 +82,7 @@ impl Session {
             (None, _) if state.weighing.weighed == 0 => state.weighing.weighed = verdict.epoch,
             (None, _) => {}
         }
-        self.suspect(verdict.effects);
+        self.suspect(effects);
     }
 
     fn suspect(&mut self, effects: Effects) {
@@ -90,6 +99,14 @@ impl Session {
         }
     }
 
+    /// The upstream stays until the client leaves.
+    pub(super) fn keep(&mut self, reason: &'static str) {
+        if self.state.kept.is_none() {
+            self.state.kept = Some(reason);
+            self.service.meters().pinned(reason);
+        }
+    }
+
     /// Parameters that the server does not list by itself: to be asked for from now on.
     pub(super) fn remember_unlisted(&mut self, names: impl IntoIterator<Item = String>) {
         self.state.unlisted.extend(names);
@@ -102,7 +119,9 @@ impl Session {
     pub(super) fn weigh_number(&mut self, number: u32) {
         let own = number >= FIRST_OWN;
         let effects = own.then(|| self.tenancy.routines.any());
-        self.suspect(effects.unwrap_or_default().and(Effects::DOUBT));
+        let effects = effects.unwrap_or_default().and(Effects::DOUBT);
+        let effects = self.weigh_quotes(effects, false);
+        self.suspect(effects);
     }
 
     /// Outside of transactions, what was defined counts for all.
@@ -164,6 +183,7 @@ impl Session {
         }
         // What counted for the transaction is over.
         effects.shifts &= effects.asks || effects.sets;
+        let effects = self.learn_quotes(effects);
         self.suspect(effects);
         Ok(())
     }

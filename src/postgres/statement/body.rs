@@ -10,8 +10,10 @@ use ahash::HashSet;
 use super::{
     change,
     deeds::{Piece, Reader},
+    effects::Effects,
     facts::{Scan, scan_apart},
     mentions::{Mention, bare, digest, first_word, mentions},
+    shift::CONFORMING,
     token::Token,
     written::written_in,
 };
@@ -69,53 +71,6 @@ const DEFINED: [&[u8]; 10] = [
     b"language",
     b"schema",
 ];
-/// What running something may do to the session of who runs it.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-#[expect(
-    clippy::struct_excessive_bools,
-    reason = "independent suspicions of one function"
-)]
-pub(crate) struct Effects {
-    /// It may leave what can be asked for.
-    pub(crate) asks: bool,
-    /// It may set parameters of extensions whose names are known.
-    pub(crate) sets: bool,
-    /// It may change parameters that matter to texts, if only for the transaction.
-    pub(crate) shifts: bool,
-    /// It may define functions.
-    pub(crate) defines: bool,
-    /// It leaves what cannot be asked for: the reason.
-    pub(crate) sticks: Option<&'static str>,
-}
-
-impl Effects {
-    /// What cannot be told at all may do all that can be asked for.
-    pub(crate) const DOUBT: Self = Self {
-        asks: true,
-        sets: false,
-        shifts: true,
-        defines: false,
-        sticks: None,
-    };
-
-    /// Whether there are none.
-    pub(crate) fn is_none(self) -> bool {
-        self == Self::default()
-    }
-
-    /// Both.
-    #[must_use]
-    pub(crate) fn and(self, other: Self) -> Self {
-        Self {
-            asks: self.asks | other.asks,
-            sets: self.sets | other.sets,
-            shifts: self.shifts | other.shifts,
-            defines: self.defines | other.defines,
-            sticks: self.sticks.or(other.sticks),
-        }
-    }
-}
-
 /// What a function's body is written in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Language {
@@ -131,6 +86,8 @@ pub(crate) struct Body {
     pub(crate) effects: Effects,
     /// It runs a text that it puts together, in which any function may be called.
     pub(crate) loose: bool,
+    /// It may change what backslashes in strings are.
+    pub(super) requotes: bool,
     /// Parameters of extensions that it sets.
     pub(crate) parameters: Vec<String>,
     /// The digests of the names in it, each once, in order.
@@ -147,10 +104,12 @@ pub(crate) fn judge(language: Language, text: &[u8]) -> Body {
                 Mention::Word(digest) => body.mentions.push(digest),
                 Mention::Called(..) => {}
                 Mention::Doubt => body.effects = body.effects.and(Effects::DOUBT),
+                Mention::Presumed => body.effects.presumes = true,
             });
         }
         Language::Foreign => body.skim(text),
     }
+    body.reread();
     body.mentions.sort_unstable();
     body.mentions.dedup();
     body
@@ -173,6 +132,7 @@ impl Body {
         while let Some(piece) = reader.piece() {
             pieces.push(piece);
         }
+        self.effects.presumes |= reader.presumes();
         let (mut scan, mut depth, mut starts) = (Scan::inner(), 0_usize, true);
         let (mut written, mut strings, mut goes_on) = (None, Vec::new(), false);
         let mut apart = false;
@@ -217,16 +177,26 @@ impl Body {
         scan.end_statement();
         let facts = scan.facts;
         self.take(&facts, text);
+        self.reread();
+    }
+
+    /// Its statements are read one by one, each when it runs: so what they are could change on the way.
+    pub(super) fn reread(&mut self) {
+        if self.effects.presumes && self.requotes {
+            self.stick();
+        }
     }
 
     fn take(&mut self, facts: &super::Facts, text: &[u8]) {
         self.parameters.extend(facts.parameters.iter().cloned());
+        self.requotes |= facts.requotes;
         self.effects = self.effects.and(Effects {
             asks: facts.touches_session | facts.listens,
             sets: facts.sets_own,
             shifts: facts.shifts,
             defines: facts.defines && defines_functions(text),
             sticks: facts.sticks,
+            presumes: facts.presumes,
         });
     }
 
@@ -283,6 +253,7 @@ impl Body {
             self.set(rest);
         } else if first.is(b"reset") || first.is(b"discard") {
             self.effects = self.effects.and(Effects::DOUBT);
+            self.requotes = true;
         } else if !HARMLESS.iter().any(|word| first.is(word)) && !whole {
             self.stick();
         }
@@ -303,6 +274,7 @@ impl Body {
         };
         if is(0, &[b"local", b"transaction", b"constraints"]) {
             self.effects.shifts = true;
+            self.requotes = true;
             return;
         }
         let at = usize::from(is(0, &[b"session"]));
@@ -327,6 +299,7 @@ impl Body {
     /// A parameter is set for the session.
     pub(super) fn set_named(&mut self, name: String) {
         self.effects.shifts = true;
+        self.requotes |= name == CONFORMING;
         if name.contains('.') {
             self.effects.sets = true;
             self.parameters.push(name);
@@ -357,6 +330,7 @@ impl Body {
             ..Effects::DOUBT
         };
         self.effects = self.effects.and(stuck);
+        self.requotes = true;
     }
 }
 
@@ -532,6 +506,27 @@ mod tests {
         asks("begin prepare p as select 1; end", &[]);
         asks("begin execute 'prepare p as select 1'; end", &[]);
         assert!(judged("begin deallocate all; end").0.sticks.is_some());
+    }
+
+    #[test]
+    fn how_strings_are_read_is_the_sessions() {
+        for text in [
+            "select a like b escape '\\'",
+            "begin execute 'select a like b escape ''\\'''; end",
+            "begin set local search_path = x; perform a like b escape '\\'; end",
+        ] {
+            let (effects, _) = judged(text);
+            let left = effects.asks || effects.sets || effects.sticks.is_some();
+            assert!(effects.presumes && !left, "{text}: {effects:?}");
+        }
+        for text in [
+            "begin set standard_conforming_strings = off; perform '\\'; end",
+            "begin set local standard_conforming_strings = off; perform '\\'; end",
+            "begin perform set_config(a, b, true), '\\'; end",
+            "begin execute 'set local ' || a; perform '\\'; end",
+        ] {
+            assert!(judged(text).0.sticks.is_some(), "{text}");
+        }
     }
 
     #[test]

@@ -19,6 +19,7 @@ impl Scan {
                 // A call inside of another's arguments cannot be told apart, and is in doubt.
                 if self.config.is_some() {
                     self.facts.shifts = true;
+                    self.facts.requotes = true;
                     self.facts.sticks = Some("set_config");
                     self.facts.lifts_read_only = true;
                 }
@@ -59,6 +60,7 @@ impl Scan {
         facts.touches_session |= !local && !own;
         facts.sets_own |= !local && own;
         facts.shifts |= !shift::is_plain(name.as_bytes());
+        facts.requotes |= name.is_empty() || name.as_bytes() == shift::CONFORMING.as_bytes();
         if let Some(name) = &call.name {
             facts.lifts_read_only |= name.contains("read_only");
             if !local && own {
@@ -80,6 +82,7 @@ impl Scan {
         let facts = &mut self.facts;
         facts.touches_session = true;
         facts.shifts = true;
+        facts.requotes = true;
         match call.named() {
             Some(name) if name.contains('.') => {
                 facts.sets_own = true;

@@ -139,6 +139,11 @@ impl<'a> Reader<'a> {
         }
     }
 
+    /// Whether what was read so far is right only where `standard_conforming_strings` is on.
+    pub(super) fn presumes(&self) -> bool {
+        self.tokens.presumes()
+    }
+
     /// The next piece, semicolons included.
     pub(super) fn piece(&mut self) -> Option<Piece<'a>> {
         let from = self.text.len() - self.tokens.left_without_blank();

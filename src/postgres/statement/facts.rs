@@ -71,6 +71,10 @@ pub(crate) struct Facts {
     pub(crate) loose: bool,
     /// A statement follows one that resets all parameters or ends a transaction.
     pub(crate) goes_on: bool,
+    /// It was read as it is meant only where `standard_conforming_strings` is on.
+    pub(crate) presumes: bool,
+    /// It may change just that.
+    pub(crate) requotes: bool,
 }
 
 /// What a text may do, as far as its tokens tell.
@@ -92,10 +96,12 @@ pub(super) fn scan_apart(text: &[u8]) -> Facts {
 }
 
 fn scan_as(mut scan: Scan, text: &[u8]) -> Facts {
-    for token in Tokens::of(text) {
+    let mut tokens = Tokens::of(text);
+    for token in tokens.by_ref() {
         scan.see(token);
     }
     scan.end_statement();
+    scan.facts.presumes = tokens.presumes();
     scan.facts.fixed &= !scan.facts.several;
     // What was only suspected by a word is read now.
     if scan.facts.change.take().is_some() {
@@ -165,7 +171,8 @@ impl Scan {
                 self.facts.touches_session = true;
                 self.facts.listens = true;
                 self.facts.lifts_read_only = true;
-                self.facts.admin_only = Some("text with U& or backslash quotes");
+                self.facts.requotes = true;
+                self.facts.admin_only = Some("text with U& escapes");
             }
             Token::Word(word) => {
                 self.word(word);
@@ -212,6 +219,7 @@ impl Scan {
             b"pg_settings" if self.updates => {
                 self.facts.touches_session = true;
                 self.facts.shifts = true;
+                self.facts.requotes = true;
             }
             b"hold" => self.facts.touches_session |= last == b"with",
             b"write" => self.facts.lifts_read_only |= last == b"read",
@@ -245,6 +253,10 @@ impl Scan {
         }
         let mut body = Body::default();
         body.read(text);
+        // It is read when it runs, which is after what comes before it.
+        if body.effects.presumes && facts.requotes {
+            body.stick();
+        }
         facts.sets_own |= body.effects.sets;
         facts.loose |= body.loose;
         facts.parameters.append(&mut body.parameters);
@@ -310,11 +322,13 @@ impl Scan {
         }
         let facts = &mut self.facts;
         facts.shifts |= shift::shifts([word(0), word(1), word(2)]);
+        facts.requotes |= shift::requotes([word(0), word(1), word(2)]);
         facts.fixed |= shift::is_fixed(word(0), word(1));
+        // In bodies, what is executed is a text, which is read.
+        facts.requotes |= word(0) == b"execute" && !self.is_inner;
         self.fenced |= fence(facts, word(0), word(1));
-        if let Some(what) = policy::admin_statement(word(0), word(1), word(2)) {
-            facts.admin_only = Some(what);
-        }
+        let admin_only = policy::admin_statement(word(0), word(1), word(2));
+        facts.admin_only = admin_only.or(facts.admin_only);
         match word(0) {
             b"set" => match word(1) {
                 b"local" | b"constraints" | b"transaction" => {}

@@ -74,6 +74,7 @@ impl Body {
         let mut call = ConfigCall::opened();
         let whole = tokens.any(|token| call.see(token));
         self.effects.shifts = true;
+        self.requotes = true;
         if whole && call.is_local() {
             return;
         }

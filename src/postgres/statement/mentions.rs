@@ -26,8 +26,11 @@ pub(crate) enum Mention<'a> {
     Word(u64),
     /// The word before was called like a function: its digest, and how it is written.
     Called(u64, &'a [u8]),
-    /// Something that cannot be told without knowing the session.
+    /// Something that stands for another name.
     Doubt,
+    /// A string, or a string in it, that is itself a text was read as it is meant only where
+    /// `standard_conforming_strings` is on.
+    Presumed,
 }
 
 /// Tells names apart, as the server folds and cuts them; two that differ by case only are one.
@@ -51,7 +54,12 @@ pub(crate) fn mentions<'a>(text: &'a [u8], strings: bool, see: &mut dyn FnMut(Me
     let runs = first_word(text).is_some_and(|first| first.is(b"do"));
     let depth = if strings || runs { DEPTH_MAX } else { 0 };
     look(text, depth, &mut |mention, deep| {
-        if runs || !deep || !matches!(mention, Mention::Called(..)) {
+        let shows = match mention {
+            Mention::Called(..) => runs || !deep,
+            Mention::Presumed => deep,
+            Mention::Word(_) | Mention::Doubt => true,
+        };
+        if shows {
             see(mention);
         }
     });
@@ -86,6 +94,9 @@ fn look<'a>(text: &'a [u8], depth: usize, see: &mut dyn FnMut(Mention<'a>, bool)
         dotted = piece.token == Token::Sign(b'.');
         before_list &= word.is_some();
         last = word;
+    }
+    if reader.presumes() {
+        see(Mention::Presumed, false);
     }
 }
 

@@ -9,6 +9,8 @@ mod calls;
 mod change;
 mod config;
 mod deeds;
+mod doubted;
+mod effects;
 mod facts;
 mod fence;
 mod foreign;
@@ -23,11 +25,12 @@ mod written;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use body::{Effects, Language, defines_functions, judge};
+pub(crate) use body::{Language, defines_functions, judge};
 pub(crate) use change::Change;
 pub(crate) use deeds::Deed;
+pub(crate) use effects::Effects;
 pub(crate) use facts::{Facts, scan};
 pub(crate) use inert::{is_call, is_inert};
 pub(crate) use mentions::{Mention, digest, mentions};
 pub(crate) use places::parameters;
-pub(crate) use shift::is_plain;
+pub(crate) use shift::{CONFORMING, is_plain};

@@ -53,6 +53,21 @@ const FIXED: [&[u8]; 28] = [
     b"vacuum",
 ];
 
+/// The parameter that says what backslashes in strings are.
+pub(crate) const CONFORMING: &str = "standard_conforming_strings";
+
+/// Whether a statement may change what backslashes in strings are, by its first words.
+pub(super) fn requotes(words: [&[u8]; 3]) -> bool {
+    let named = |name: &[u8]| name.is_empty() || name == CONFORMING.as_bytes();
+    match words {
+        [b"reset", name, _] => name == b"all" || named(name),
+        [b"discard", what, _] => what == b"all",
+        [b"do" | b"call" | b"load", ..] => true,
+        [b"set", b"local" | b"session", name] | [b"set", name, _] => named(name),
+        _ => false,
+    }
+}
+
 /// Whether a parameter, by its name in lower case, changes no text's meaning.
 pub(crate) fn is_plain(name: &[u8]) -> bool {
     PLAIN.contains(&name)

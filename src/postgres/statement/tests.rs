@@ -204,6 +204,101 @@ fn statements_by_name_are_told() {
     }
 }
 
+#[test]
+fn strings_end_as_the_standard_says() {
+    let like = scan(b"select a like $1 escape '\\'");
+    assert!(like.presumes && !like.touches_session && !like.lifts_read_only);
+    assert_eq!(like.admin_only, None);
+    for text in [
+        "select 'it\\'",
+        "select N'it\\'",
+        "select 'it\\''s'",
+        "select 'a', '\\'",
+    ] {
+        assert!(scan(text.as_bytes()).presumes, "{text}");
+    }
+    for text in [
+        "select 'a\\b'",
+        "select E'it\\'s'",
+        "select $$\\'$$",
+        "select \"\\\"",
+        "select b'\\'",
+    ] {
+        assert!(!scan(text.as_bytes()).presumes, "{text}");
+    }
+    let doubted = like.doubted();
+    assert!(doubted.admin_only.is_some() && doubted.lifts_read_only && doubted.sticks.is_some());
+}
+
+#[test]
+fn strings_with_escapes_go_on_in_the_next_line() {
+    for text in [
+        "select E'a'\n'\\' -- ', pg_read_file('x')",
+        "select e'a' -- b\n \t'\\' -- ', pg_read_file('x')",
+        "select e'a'\r'b'\n'\\' -- ', pg_read_file('x')",
+    ] {
+        assert!(scan(text.as_bytes()).admin_only.is_some(), "{text}");
+    }
+    for text in [
+        "select E'a'\n'\\', pg_read_file(x) --'",
+        "select E'a', '\n', '\\' -- ', pg_read_file('x')",
+    ] {
+        assert_eq!(scan(text.as_bytes()).admin_only, None, "{text}");
+    }
+}
+
+#[test]
+fn unicode_escapes_are_in_doubt_where_there_are_any() {
+    for text in [
+        "select U&'abc'",
+        "select u&'it''s' || 'x'",
+        "select u & 'x'",
+    ] {
+        let facts = scan(text.as_bytes());
+        assert!(
+            facts.admin_only.is_none() && !facts.touches_session,
+            "{text}"
+        );
+    }
+    for text in [
+        "select U&'\\0061'",
+        "select U&'!0061' /* x */ UESCAPE '!'",
+        "select U&'a'\n'\\0061'",
+        "select U&\"abc\"",
+    ] {
+        assert!(scan(text.as_bytes()).admin_only.is_some(), "{text}");
+    }
+}
+
+#[test]
+fn what_may_change_how_strings_are_read_is_told() {
+    for text in [
+        "set standard_conforming_strings = off",
+        "set local STANDARD_conforming_strings to on",
+        "reset standard_conforming_strings",
+        "reset all",
+        "discard all",
+        "select set_config('standard_conforming_strings', 'off', true)",
+        "select set_config(a, 'off', true)",
+        "update pg_settings set setting = 'off'",
+        "execute p",
+        "do $$ begin end $$",
+    ] {
+        assert!(scan(text.as_bytes()).requotes, "{text}");
+    }
+    for text in [
+        "set local search_path = x",
+        "select set_config('app.tenant', $1, true)",
+        "set time zone 'UTC'",
+        "begin",
+        "discard plans",
+    ] {
+        assert!(!scan(text.as_bytes()).requotes, "{text}");
+    }
+    let text = "set standard_conforming_strings = off; do $$ begin perform '\\'; end $$";
+    assert!(scan(text.as_bytes()).sticks.is_some());
+}
+
 proptest::proptest! {
     #[test]
     fn no_text_makes_the_scanner_panic(text in proptest::collection::vec(proptest::num::u8::ANY, 0..200)) {

@@ -2,6 +2,8 @@
 
 /// The longest word that any rule of ours names; longer ones are told apart from all of them.
 const WORD_BYTES_MAX: usize = 40;
+/// What follows a string or a name of which it chooses the letter that escapes.
+const UESCAPE: &[u8] = b"uescape";
 
 /// A piece of SQL text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -12,7 +14,7 @@ pub(super) enum Token<'a> {
     Text(&'a [u8]),
     /// Any other character.
     Sign(u8),
-    /// Something whose end cannot be told without knowing the session (backslashes, `U&`).
+    /// A name or a string with Unicode escapes (`U&`), which stands for something else.
     Doubt,
 }
 
@@ -47,13 +49,30 @@ impl Word {
 }
 
 /// The tokens of a text; comments and white space are left out.
+///
+/// Strings end where the standard says, as they do while `standard_conforming_strings` is on.
 pub(super) struct Tokens<'a> {
     rest: &'a [u8],
+    presumes: bool,
+    /// The token before was a string with escapes, and a string in the next line goes on with it.
+    escapes: bool,
+    /// A line has ended since the token before.
+    breaks: bool,
 }
 
 impl<'a> Tokens<'a> {
     pub(super) fn of(text: &'a [u8]) -> Self {
-        Self { rest: text }
+        Self {
+            rest: text,
+            presumes: false,
+            escapes: false,
+            breaks: false,
+        }
+    }
+
+    /// Whether a string was seen that would end elsewhere while `standard_conforming_strings` is off.
+    pub(super) fn presumes(&self) -> bool {
+        self.presumes
     }
 
     /// How much of the text is left.
@@ -83,7 +102,8 @@ impl<'a> Tokens<'a> {
                 .iter()
                 .take_while(|byte| byte.is_ascii_whitespace() || **byte == 11);
             let count = blank.count();
-            self.take(count);
+            let blank = self.take(count);
+            self.breaks |= memchr::memchr2(b'\n', b'\r', blank).is_some();
             if self.rest.starts_with(b"--") {
                 let end = memchr::memchr2(b'\n', b'\r', self.rest);
                 self.take(end.unwrap_or(self.rest.len()));
@@ -115,12 +135,11 @@ impl<'a> Tokens<'a> {
     }
 
     /// A text in quotes; doubled quotes stand for one, backslashes escape only if `escapes`.
-    fn quoted(&mut self, quote: u8, escapes: bool) -> (&'a [u8], bool) {
+    fn quoted(&mut self, quote: u8, escapes: bool) -> &'a [u8] {
         self.take(1);
-        let (mut at, mut backslash) = (0, false);
+        let mut at = 0;
         while let Some(byte) = self.rest.get(at) {
             if *byte == b'\\' {
-                backslash = true;
                 at += if escapes { 2 } else { 1 };
             } else if *byte != quote {
                 at += 1;
@@ -132,7 +151,38 @@ impl<'a> Tokens<'a> {
         }
         let text = self.take(at);
         self.take(1);
-        (text, backslash)
+        text
+    }
+
+    /// A string in which backslashes escape only while `standard_conforming_strings` is off.
+    fn string(&mut self) -> Token<'a> {
+        let text = self.quoted(b'\'', false);
+        self.presumes |= text.ends_with(b"\\") || memchr::memmem::find(text, b"\\'").is_some();
+        Token::Text(text)
+    }
+
+    /// `E'…'`, or a string that goes on with it.
+    fn escaped(&mut self) -> Token<'a> {
+        let text = self.quoted(b'\'', true);
+        self.escapes = true;
+        Token::Text(text)
+    }
+
+    /// Behind `U&`; while `standard_conforming_strings` is off, the server takes no such string.
+    fn unicode(&mut self, quote: u8) -> Token<'a> {
+        let text = self.quoted(quote, false);
+        let mut after = Tokens::of(self.rest);
+        after.skip_blank();
+        let follows = after.rest.get(..UESCAPE.len()).unwrap_or_default();
+        let plain = quote == b'\''
+            && !text.contains(&b'\\')
+            && !after.rest.starts_with(b"'")
+            && !follows.eq_ignore_ascii_case(UESCAPE);
+        if plain {
+            Token::Text(text)
+        } else {
+            Token::Doubt
+        }
     }
 
     /// `$tag$ … $tag$`, or just a sign.
@@ -159,16 +209,16 @@ impl<'a> Tokens<'a> {
         let length = self.rest.iter().take_while(|byte| is_word(**byte)).count();
         let word = self.take(length);
         match (word, self.rest.first()) {
-            (b"e" | b"E", Some(b'\'')) => Token::Text(self.quoted(b'\'', true).0),
-            (b"b" | b"B" | b"x" | b"X" | b"n" | b"N", Some(b'\'')) => {
-                Token::Text(self.quoted(b'\'', false).0)
-            }
-            (b"u" | b"U", Some(b'&')) if matches!(self.rest.get(1), Some(b'\'' | b'"')) => {
-                self.take(1);
-                let quote = self.rest.first().copied().unwrap_or(b'"');
-                self.quoted(quote, false);
-                Token::Doubt
-            }
+            (b"e" | b"E", Some(b'\'')) => self.escaped(),
+            (b"b" | b"B" | b"x" | b"X", Some(b'\'')) => Token::Text(self.quoted(b'\'', false)),
+            (b"n" | b"N", Some(b'\'')) => self.string(),
+            (b"u" | b"U", Some(b'&')) => match self.rest.get(1).copied() {
+                Some(quote @ (b'\'' | b'"')) => {
+                    self.take(1);
+                    self.unicode(quote)
+                }
+                _ => Token::Word(Word::folded(word)),
+            },
             _ => Token::Word(Word::folded(word)),
         }
     }
@@ -180,17 +230,11 @@ impl<'a> Iterator for Tokens<'a> {
     fn next(&mut self) -> Option<Token<'a>> {
         self.skip_blank();
         let first = *self.rest.first()?;
+        let goes_on = std::mem::take(&mut self.escapes) & std::mem::take(&mut self.breaks);
         Some(match first {
-            b'\'' => match self.quoted(b'\'', false) {
-                // With standard_conforming_strings off the string would end elsewhere.
-                (text, true)
-                    if text.ends_with(b"\\") || memchr::memmem::find(text, b"\\'").is_some() =>
-                {
-                    Token::Doubt
-                }
-                (text, _) => Token::Text(text),
-            },
-            b'"' => Token::Word(Word::folded(self.quoted(b'"', false).0)),
+            b'\'' if goes_on => self.escaped(),
+            b'\'' => self.string(),
+            b'"' => Token::Word(Word::folded(self.quoted(b'"', false))),
             b'$' => self.dollar(),
             byte if byte.is_ascii_digit() => {
                 let length = self.rest.iter().take_while(|byte| is_word(**byte)).count();

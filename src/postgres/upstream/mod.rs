@@ -23,6 +23,7 @@ use super::{
     rank::{IN_HOT_STANDBY, QUESTION, Rank},
     refusal,
     settings::{Parameters, pair},
+    statement::CONFORMING,
     wire,
 };
 use crate::pool;
@@ -33,6 +34,15 @@ const MESSAGE_BYTES_MAX: usize = 1 << 20;
 const ROWS_AT_ONCE: usize = 32;
 /// The same in bytes.
 const ROW_BYTES_AT_ONCE: usize = 64 * 1024;
+
+/// What `standard_conforming_strings` is where backslashes in strings are signs like others.
+pub(super) const CONFORMS: &str = "on";
+
+/// Whether that was reported.
+pub(super) fn conforms(reported: &BTreeMap<String, String>) -> bool {
+    let value = reported.get(CONFORMING);
+    value.is_some_and(|value| value == CONFORMS)
+}
 
 /// One connection to a server.
 pub struct Upstream {
@@ -48,6 +58,8 @@ pub struct Upstream {
     pub(super) unnamed: Option<(u64, u64)>,
     /// The transaction status when it was last ready.
     pub(super) status: u8,
+    /// Whether its strings were read as the standard says when it logged in.
+    pub(super) conforms: bool,
     /// What its server is, if that is known and nothing has been said since that it changed.
     pub(super) rank: Option<Rank>,
 }
