@@ -87,6 +87,33 @@ const SYSTEM: [(&str, &str, Place); 4] = [
     }),
 ];
 
+/// What our own variables begin with.
+const OWN: &str = "POLYPOOL_";
+/// What those of tests, benchmarks and suites begin with, beside the program's path.
+const NOT_READ: [&str; 10] = [
+    "POLYPOOL_ADMIN_TOKEN_FILE",
+    "POLYPOOL_ADMIN_URL",
+    "POLYPOOL_BIN",
+    "POLYPOOL_DIFFERENTIAL_",
+    "POLYPOOL_GATEWAY_",
+    "POLYPOOL_LOAD_",
+    "POLYPOOL_PROOF_",
+    "POLYPOOL_SUITE_",
+    "POLYPOOL_TEST_",
+    "POLYPOOL_URL_",
+];
+
+/// Those of these variables that look like ours and are not read: misspelt, say, or keys of the file.
+pub fn unknown_variables(names: impl Iterator<Item = String>) -> Vec<String> {
+    let known = |name: &str| VARIABLES.iter().any(|(known, _)| *known == name);
+    let elsewhere = |name: &str| NOT_READ.iter().any(|start| name.starts_with(start));
+    let mut unknown: Vec<_> = names
+        .filter(|name| name.starts_with(OWN) && !known(name) && !elsewhere(name))
+        .collect();
+    unknown.sort_unstable();
+    unknown
+}
+
 /// Applies the variables that are set and not empty.
 pub(super) fn apply(
     config: &mut Config,

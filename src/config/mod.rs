@@ -19,6 +19,7 @@ use serde::{Deserialize, Serialize};
 
 pub use self::{
     assemble::{AssembleError, admin_token, open_registry},
+    environment::unknown_variables,
     fault::ConfigFault,
     hidden::Hidden,
     sections::{

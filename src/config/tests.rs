@@ -164,3 +164,21 @@ fn system_connections_take_the_address_that_is_reachable() {
         "{told}"
     );
 }
+
+#[test]
+fn variables_that_look_like_ours_and_are_not_read_are_named() {
+    let set = [
+        "POLYPOOL_RUNTIME_SCHEDULING",
+        "POLYPOOL_POSTGRES_POOL_SIZE",
+        "POLYPOOL_POSTGRES_LISTEN",
+        "POLYPOOL_ADMIN_TOKEN",
+        "POLYPOOL_BIN",
+        "POLYPOOL_TEST_POSTGRES_URL",
+        "PATH",
+    ];
+    let unknown = unknown_variables(set.into_iter().map(str::to_owned));
+    assert_eq!(
+        unknown,
+        ["POLYPOOL_POSTGRES_POOL_SIZE", "POLYPOOL_RUNTIME_SCHEDULING"]
+    );
+}

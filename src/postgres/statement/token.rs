@@ -87,6 +87,8 @@ impl<'a> Tokens<'a> {
     }
 
     fn take(&mut self, count: usize) -> &'a [u8] {
+        #[cfg(test)]
+        work::done(count);
         let (head, tail) = self
             .rest
             .split_at_checked(count)
@@ -253,4 +255,26 @@ impl<'a> Iterator for Tokens<'a> {
 /// Bytes above 127 are letters to PostgreSQL's scanner.
 fn is_word(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'$' | 0x80..)
+}
+
+/// How much was read, so that tests see what takes more than it should on a slow machine too.
+#[cfg(test)]
+pub(super) mod work {
+    use std::cell::Cell;
+
+    thread_local! {
+        static STEPS: Cell<usize> = const { Cell::new(0) };
+    }
+
+    /// So many bytes or pieces were looked at.
+    pub(in crate::postgres::statement) fn done(count: usize) {
+        STEPS.set(STEPS.get() + count);
+    }
+
+    /// What this takes.
+    pub(in crate::postgres::statement) fn of(run: impl FnOnce()) -> usize {
+        let before = STEPS.get();
+        run();
+        STEPS.get() - before
+    }
 }

@@ -14,6 +14,8 @@ pub(super) fn written_in(pieces: &[Piece<'_>]) -> HashSet<u64> {
     let mut written = HashSet::default();
     let (mut starts, mut first, mut takes, mut listed) = (true, None, false, false);
     for piece in pieces {
+        #[cfg(test)]
+        super::token::work::done(1);
         let is = |words: &[&[u8]]| words.iter().any(|word| piece.is(word));
         let word = matches!(piece.token, Token::Word(_)).then(|| digest(bare(piece.raw)));
         if std::mem::take(&mut starts) {
