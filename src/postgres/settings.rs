@@ -60,6 +60,12 @@ impl Parameters {
         self.values.get(name).map(String::as_str)
     }
 
+    /// Whether what is made under these may be temporary without a word of it: the first schema that there is gets it.
+    pub(super) fn may_make_temporary(&self) -> bool {
+        let path = self.find("search_path").map(str::to_ascii_lowercase);
+        path.is_some_and(|path| path.contains("pg_temp"))
+    }
+
     /// These with others laid over them.
     pub(super) fn overlaid<'a>(
         &'a self,

@@ -550,6 +550,18 @@ async fn what_cannot_move_pins() {
             "select pg_advisory_unlock(1)",
         ),
         (
+            "set search_path = pg_temp, public; create table hidden as select 6 as a",
+            "select a from hidden",
+            "6",
+            "drop table hidden; reset search_path",
+        ),
+        (
+            "set search_path = pg_temp",
+            "show search_path",
+            "pg_temp",
+            "reset search_path",
+        ),
+        (
             "prepare p as select 9; set search_path = s1",
             "execute p",
             "9",
@@ -590,6 +602,28 @@ async fn what_cannot_move_pins() {
         place.gateway.settle().await;
         drop(client);
     }
+    place.close().await;
+}
+
+#[tokio::test]
+async fn who_begins_with_temporary_schemas_stays() {
+    let Some(place) = Place::open("hidden").await else {
+        return;
+    };
+    let options = [("search_path", "pg_temp, public")];
+    let mut client = Client::log_in(&place.gateway.app, &options).await.unwrap();
+    client.must("create table hidden as select 6 as a").await;
+    let mut other = place.occupy().await;
+    assert_eq!(client.must("select a from hidden").await, ["6"]);
+    let seen = other.must("select to_regclass('hidden') is null").await;
+    assert_eq!(seen, ["t"]);
+    drop((other, client));
+    // The session of a client that has gone is cleaned.
+    place.gateway.settle().await;
+    let mut next = place.gateway.client().await;
+    let left = "select count(*) from pg_class where relname = 'hidden'";
+    assert_eq!(next.must(left).await, ["0"]);
+    drop(next);
     place.close().await;
 }
 

@@ -16,7 +16,7 @@ use super::{
     refusal::{self, Severity},
     servers::{ATTRS, Source, Unserved},
     service::Service,
-    session::{Newcomer, Told, demanded},
+    session::{Newcomer, TEMPORARY, Told, demanded},
     settings::{Parameters, read_options},
     tenancy::{Accepted, Tenancy},
     upstream::Failed,
@@ -179,12 +179,17 @@ impl Login<'_> {
         let Admitted {
             tenant, role, seat, ..
         } = admitted;
-        let kept = match tenant.limits.pool_mode {
-            PoolMode::Transaction | PoolMode::Statement => None,
-            PoolMode::Session => Some("session_mode"),
-        };
         let tenancy = self.service.tenancies.of(tenant.id);
         let startup = demanded(role, wanted);
+        let kept = match tenant.limits.pool_mode {
+            PoolMode::Session => Some("session_mode"),
+            PoolMode::Transaction | PoolMode::Statement => {
+                startup.may_make_temporary().then_some(TEMPORARY)
+            }
+        };
+        if kept == Some(TEMPORARY) {
+            self.service.meters().pinned(TEMPORARY);
+        }
         let mut source = Source::of(self.service.means(&tenancy), &tenant, &startup);
         if let Source::Several(several) = &mut source {
             several.want(role, &startup);

@@ -3,7 +3,7 @@
 //! What a client resets goes back to what it began with, which the upstream does not know: so a text
 //! of ours puts it right before anything else can see it.
 
-use super::{Session, requests::Step};
+use super::{Session, names::TEMPORARY, requests::Step};
 use crate::postgres::{
     exchange::{Act, Reply, Undo},
     refusal,
@@ -21,7 +21,11 @@ impl Session {
         }
         // In a transaction it may be taken back, and after a suspect unit all is asked for anyway. What comes behind
         // another choice of servers waits for the answer: it may be for another server.
-        let followed = self.exchange.is_unused() && !self.state.suspect && !chooses_server(change);
+        // Whether a pin ends is asked as well.
+        let followed = self.exchange.is_unused()
+            && !self.state.suspect
+            && self.state.pinned != Some(TEMPORARY)
+            && !chooses_server(change);
         let undo = match change {
             Change::Set(name, value) => Some((name, Some(value.clone()))),
             Change::Reset(name) => Some((name, self.startup.find(name).map(str::to_owned))),

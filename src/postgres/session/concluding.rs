@@ -2,7 +2,11 @@
 
 use std::sync::Arc;
 
-use super::{Session, names::PIN, replies::demanded};
+use super::{
+    Session,
+    names::{PIN, TEMPORARY},
+    replies::demanded,
+};
 use crate::postgres::settings::{Findings, Parameters};
 
 impl Session {
@@ -23,7 +27,8 @@ impl Session {
         let known = &lease.upstream.statements;
         let stays = strange.iter().any(|name| !known.may_know(name.as_bytes()));
         let (found, pin) = findings.conclude(&self.login);
-        let pin = pin.or(stays.then_some(PIN));
+        let temporary = found.may_make_temporary().then_some(TEMPORARY);
+        let pin = pin.or(stays.then_some(PIN)).or(temporary);
         lease.upstream.known = Arc::clone(&found);
         let pin = match pin {
             Some("unknown") => pin,

@@ -29,6 +29,7 @@ use std::{collections::BTreeSet, sync::Arc, task::Poll};
 
 pub(super) use deadlines::Phase;
 pub(super) use ending::Stop;
+pub(super) use names::TEMPORARY;
 pub(super) use replies::demanded;
 pub(super) use told::Told;
 

@@ -235,6 +235,9 @@ impl Session {
 /// Why a session stays where its names are.
 pub(super) const PIN: &str = "sql_prepare";
 
+/// Why a session with temporary objects, or where some may be made unseen, stays.
+pub(in crate::postgres) const TEMPORARY: &str = "temporary";
+
 fn refused(what: &str) -> Names {
     let refusal = Refusal::Unsupported { what: what.into() };
     Names::Refused(refusal::error_bytes(&refusal))

@@ -151,6 +151,10 @@ fn element(pieces: &[Piece<'_>]) -> Option<String> {
 fn identifier(name: &str) -> Option<String> {
     let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_';
     let starts = !name.starts_with(|letter: char| letter.is_ascii_digit());
+    if name.starts_with("pg_temp") {
+        // What is made there is temporary: the server is asked.
+        return None;
+    }
     if !name.is_empty() && starts && name.bytes().all(plain) {
         // Every key word of the server's is made of letters only, but for a few.
         let sure = name.bytes().any(|byte| byte.is_ascii_digit()) || SCHEMAS.contains(&name);
