@@ -116,6 +116,11 @@ impl UpstreamStatements {
         self.unsure || self.named.iter().any(|known| **known == *name)
     }
 
+    /// The names that a client has given stay, but do not count as its own.
+    pub(super) fn disown(&mut self) {
+        self.owner = None;
+    }
+
     /// A statement of somebody's is closed.
     pub(super) fn close_named(&mut self, name: &[u8]) {
         self.named.retain(|known| **known != *name);

@@ -66,6 +66,10 @@ pub(super) struct Unnamed {
     pub(super) serial: u64,
     /// The unit in which its Parse was sent last.
     pub(super) unit: u64,
+    /// The columns that its client was told: their digest.
+    pub(super) shape: Option<u64>,
+    /// Its `ParameterDescription`, if its client was told that it gives none.
+    pub(super) silent: Option<Box<[u8]>>,
 }
 
 impl ClientStatements {
@@ -202,6 +206,8 @@ impl ClientStatements {
             under,
             serial: self.serial,
             unit,
+            shape: None,
+            silent: None,
         });
         self.serial
     }
@@ -222,6 +228,24 @@ impl ClientStatements {
         if let Some(unnamed) = &mut self.unnamed {
             unnamed.unit = unit;
         }
+    }
+
+    /// The unnamed statement of that serial gives these columns; false if its client was told others.
+    pub(super) fn unnamed_gives(
+        &mut self,
+        serial: u64,
+        shape: u64,
+        silent: Option<Box<[u8]>>,
+    ) -> bool {
+        let unnamed = self.unnamed.as_mut();
+        let Some(unnamed) = unnamed.filter(|unnamed| unnamed.serial == serial) else {
+            return true;
+        };
+        let same = *unnamed.shape.get_or_insert(shape) == shape;
+        if same && silent.is_some() {
+            unnamed.silent = silent;
+        }
+        same
     }
 
     /// The Parse of that serial was not carried out; false if there was another since.

@@ -46,6 +46,8 @@ pub(super) struct Statement {
     pub(super) under: OnceLock<Arc<Parameters>>,
     /// The columns that it gives, once they are known: their digest.
     pub(super) shape: OnceLock<u64>,
+    /// Its `ParameterDescription`, if it is known and gives no columns.
+    pub(super) silent: OnceLock<Box<[u8]>>,
     /// No other client has it: what its text meant depends on more than these.
     pub(super) private: bool,
     /// Its name on upstreams, unless the client's own is needed.
@@ -72,6 +74,7 @@ impl Statement {
             dialect,
             under: OnceLock::new(),
             shape: OnceLock::new(),
+            silent: OnceLock::new(),
             private: true,
             name: String::new(),
             rest: text.into(),
@@ -79,6 +82,16 @@ impl Statement {
             harmless: AtomicU64::new(0),
             proven: AtomicBool::new(false),
         })
+    }
+
+    /// An upstream tells its columns, and its `ParameterDescription` if it has none; false if they are not
+    /// those that are known.
+    pub(super) fn gives(&self, shape: u64, silent: Option<Box<[u8]>>) -> bool {
+        let same = *self.shape.get_or_init(|| shape) == shape;
+        if let Some(silent) = silent.filter(|_| same) {
+            self.silent.get_or_init(|| silent);
+        }
+        same
     }
 
     /// An upstream has prepared it.
@@ -189,6 +202,7 @@ impl Catalogue {
         let (under, facts) = (statement.under.get().cloned(), statement.facts.clone());
         let mut own = self.inner.lock().enter(under, &statement.rest, facts);
         own.shape.clone_from(&statement.shape);
+        own.silent.clone_from(&statement.silent);
         Arc::new(own)
     }
 
@@ -229,6 +243,7 @@ impl Entries {
             dialect: under.as_ref().map_or(0, |under| under.dialect()),
             under: under.map_or_else(OnceLock::new, OnceLock::from),
             shape: OnceLock::new(),
+            silent: OnceLock::new(),
             private: true,
             name: upstream_name(self.last_id),
             rest: rest.into(),

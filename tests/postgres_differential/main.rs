@@ -17,6 +17,7 @@
 )]
 
 mod cancels;
+mod definitions;
 mod differential;
 mod functions;
 mod gateway;

@@ -32,6 +32,8 @@ pub(in crate::postgres) enum Act {
     Swallow,
     /// We answered already: this message, when its turn comes.
     Say(&'static [u8]),
+    /// The same, of a message made for the moment.
+    Tell(Box<[u8]>),
     /// The message was made to fail; the client hears this error instead of the upstream's.
     Replace(Box<[u8]>),
     /// It is the answer to a message of ours, and so is an error.
@@ -44,6 +46,8 @@ pub(in crate::postgres) enum Act {
     Settings,
     /// The upstream was asked for the state of its session.
     Audit,
+    /// The upstream was asked for the columns of a statement; that it fails may be the answer.
+    Look,
 }
 
 /// What is to be taken back if the message was never carried out, or to be noted once it was.
@@ -63,6 +67,10 @@ pub(in crate::postgres) enum Undo {
     /// A statement of which the answer tells the columns, and the client's name for it if it is the
     /// client that has just prepared it.
     Shape(Arc<Statement>, Option<Box<[u8]>>),
+    /// A statement that gets the client's name on the upstream, of which the answer tells the columns.
+    Named(Arc<[u8]>, Arc<Statement>),
+    /// The client's unnamed statement of that serial, of which the answer tells the columns.
+    Columns(u64),
     /// A statement that we closed.
     Evict(u64),
     /// A client's name that it closed.

@@ -6,7 +6,7 @@
 
 mod entry;
 
-use std::collections::VecDeque;
+use std::{borrow::Cow, collections::VecDeque};
 
 pub(super) use entry::{Act, Expect, Reply, Undo};
 
@@ -61,7 +61,7 @@ impl Exchange {
 
     /// No transaction is open, and nothing of the client's is under way.
     pub(super) fn is_unused(&self) -> bool {
-        let ours = |expect: &Expect| matches!(expect.act, Act::Settings | Act::Audit);
+        let ours = |expect: &Expect| matches!(expect.act, Act::Settings | Act::Audit | Act::Look);
         self.status == IDLE && !self.open_unit && self.queue.iter().all(ours)
     }
 
@@ -116,7 +116,7 @@ impl Exchange {
     pub(super) fn is_loading(&self) -> bool {
         self.queue
             .iter()
-            .any(|expect| matches!(expect.act, Act::Load))
+            .any(|expect| matches!(expect.act, Act::Load) || matches!(expect.undo, Undo::Named(..)))
     }
 
     /// Whether a simple query is under way that may take names away.
@@ -141,6 +141,7 @@ impl Exchange {
     pub(super) fn is_comparing(&self) -> bool {
         let compares = |expect: &Expect| match &expect.undo {
             Undo::Shape(statement, None) => statement.shape.get().is_some(),
+            Undo::Columns(_) => matches!(expect.act, Act::Swallow),
             _ => false,
         };
         self.seldom >= self.unanswered && self.queue.iter().any(compares)
@@ -182,7 +183,8 @@ impl Exchange {
 
     /// A message is sent.
     pub(super) fn expect(&mut self, reply: Reply, act: Act, undo: Undo) {
-        if matches!(undo, Undo::Set(..) | Undo::Shape(_, None)) {
+        let compares = matches!((&act, &undo), (Act::Swallow, Undo::Columns(_)));
+        if compares || matches!(undo, Undo::Set(..) | Undo::Shape(_, None)) {
             self.seldom = self.unit;
         }
         match reply {
@@ -225,13 +227,16 @@ impl Exchange {
     }
 
     /// An entry that was answered here, if it is its turn.
-    pub(super) fn next_made(&mut self) -> Option<&'static [u8]> {
+    pub(super) fn next_made(&mut self) -> Option<Cow<'static, [u8]>> {
         let front = self.queue.front()?;
-        let Act::Say(message) = front.act else {
+        if !matches!(front.act, Act::Say(_) | Act::Tell(_)) {
             return None;
-        };
-        self.queue.pop_front();
-        Some(message)
+        }
+        match self.queue.pop_front()?.act {
+            Act::Say(message) => Some(Cow::Borrowed(message)),
+            Act::Tell(message) => Some(Cow::Owned(message.into())),
+            _ => None,
+        }
     }
 
     /// What is noted of the first entry.
@@ -427,6 +432,6 @@ mod tests {
         exchange.expect(Reply::Made, Act::Say(b"1"), Undo::Nothing);
         assert_eq!(exchange.next_made(), None);
         exchange.answered(b'2');
-        assert_eq!(exchange.next_made(), Some(&b"1"[..]));
+        assert_eq!(exchange.next_made(), Some(Cow::Borrowed(&b"1"[..])));
     }
 }

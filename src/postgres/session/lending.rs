@@ -129,6 +129,8 @@ impl Session {
         self.exchange.renew();
         self.state.nameless = false;
         self.state.changed = None;
+        self.state.changed_unnamed = false;
+        self.state.outdated.clear();
         self.state.weighing = Weighing::default();
         self.tenancy.routines.age(tokio::time::Instant::now());
         self.lease = Some(lease);

@@ -194,7 +194,9 @@ impl Session {
         self.load(&statement);
         self.run_around(&around.after, &Act::Swallow, || Undo::Nothing);
         let known = statement.shape.get().is_some();
-        self.ask_shape(&statement, None);
+        if !statement.facts.fixed {
+            self.ask_shape(&statement, None);
+        }
         if !known || statement.facts.fixed {
             self.statements.first_use(name);
             return Provided::Here(statement);
@@ -236,38 +238,6 @@ impl Session {
             .expect(Reply::Parse, Act::Swallow, Undo::Load(statement.id));
     }
 
-    /// Asks which columns a statement gives, which was just prepared: by the client, under this name, or
-    /// again.
-    pub(super) fn ask_shape(&mut self, statement: &Arc<Statement>, name: Option<Box<[u8]>>) {
-        if let Some(lease) = self.lease.as_mut().filter(|_| !statement.facts.fixed) {
-            let out = &mut lease.upstream.peer.out;
-            wire::named_message(out, b'D', statement.name.as_bytes());
-            let undo = Undo::Shape(Arc::clone(statement), name);
-            self.exchange.expect(Reply::Describe, Act::Swallow, undo);
-        }
-    }
-
-    /// The upstream tells which columns a statement gives. Others than its client knows make it of no
-    /// use, as on the client's own connection; but who has just prepared it knows these.
-    pub(super) fn compare(&mut self, shape: u64) {
-        let Some(Undo::Shape(statement, name)) = self.exchange.undo() else {
-            return;
-        };
-        if *statement.shape.get_or_init(|| shape) == shape {
-            return;
-        }
-        let statement = Arc::clone(statement);
-        if let Some(name) = name.clone() {
-            self.tenancy.catalogue.renew();
-            self.prepared_anew(&name, &statement);
-        } else {
-            self.state.changed = Some(statement.id);
-        }
-        if let Some(lease) = &mut self.lease {
-            lease.upstream.statements.doubt(statement.id);
-        }
-    }
-
     /// A Bind in a transaction that has failed, of what cannot be prepared there any more: the server
     /// counts its values before it looks at the transaction.
     pub(super) fn miscounted(&self, name: &[u8], rest: &[u8]) -> Option<Box<[u8]>> {
@@ -283,14 +253,6 @@ impl Session {
         let wanted = parameters(text, declared.unwrap_or_default().into());
         let values = usize::from(values);
         (values != wanted).then(|| refusal::miscounted(name, values, wanted))
-    }
-
-    fn prepared_anew(&mut self, name: &[u8], statement: &Statement) -> Arc<Statement> {
-        let (under, facts) = (statement.under.get().cloned(), statement.facts.clone());
-        let catalogue = &self.tenancy.catalogue;
-        let fresh = catalogue.alone(under, &statement.rest, facts);
-        self.statements.replace(name, Arc::clone(&fresh));
-        fresh
     }
 
     /// Runs texts of ours in the unit under way.

@@ -6,6 +6,7 @@
 
 mod changes;
 mod channels;
+mod columns;
 mod concluding;
 mod deadlines;
 mod ears;
@@ -139,6 +140,14 @@ struct State {
     understood: Vec<(String, String)>,
     /// A statement that would give other columns on the upstream than its client knows.
     changed: Option<u64>,
+    /// The same of the unnamed statement.
+    changed_unnamed: bool,
+    /// The client's names for statements that would give other columns here than it knows.
+    outdated: BTreeSet<Arc<[u8]>>,
+    /// The client's names for statements that may be others than when they were last looked at.
+    renamed: BTreeSet<Arc<[u8]>>,
+    /// The `ParameterDescription` of a statement that is being described.
+    described: Option<Box<[u8]>>,
     /// A text may have changed parameters, or what names mean, since the transaction began.
     shifted: bool,
     /// A statement that was to be there for a text could not be prepared: what the server said.
@@ -152,6 +161,15 @@ struct State {
     unshared: bool,
     /// The transaction has listened.
     listened: bool,
+}
+
+impl State {
+    /// What was being told is not told to its end.
+    fn fail(&mut self) {
+        self.understood.clear();
+        self.described = None;
+        self.weighing.fail();
+    }
 }
 
 /// What the upstream listens to besides what the client has made it listen to.

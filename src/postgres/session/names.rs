@@ -144,8 +144,17 @@ impl Session {
                     None => self.state.suspect = true,
                 },
                 Deed::Prepare | Deed::Unclear => self.state.suspect = true,
-                Deed::Deallocate(_) | Deed::DeallocateAll => {
+                Deed::Deallocate(name) => {
                     self.state.suspect |= self.state.native;
+                    if self.state.native {
+                        self.rename(name);
+                    }
+                }
+                Deed::DeallocateAll => {
+                    self.state.suspect |= self.state.native;
+                    if self.exchange.status() != FAILED {
+                        self.state.outdated.clear();
+                    }
                 }
             }
         }

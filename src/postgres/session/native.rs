@@ -12,7 +12,7 @@ use super::{
 use crate::{
     fault::Refusal,
     postgres::{
-        exchange::{Act, Reply, SETTLED, Undo},
+        exchange::{Act, FAILED, Reply, SETTLED, Undo},
         prepared::{Form, Statement, is_ours, upstream_name},
         refusal,
         settings::Prepared,
@@ -35,6 +35,7 @@ impl Session {
         if there && !alone {
             return false;
         }
+        self.state.outdated.clear();
         let apart = !self.exchange.is_unit_open();
         let act = if apart { &Act::Load } else { &Act::Swallow };
         let before = self.exchange.outstanding();
@@ -65,6 +66,13 @@ impl Session {
             wire::data(&mut lease.upstream.peer.out, b'S');
             self.exchange.expect(Reply::Sync, Act::Load, Undo::Nothing);
         }
+        if let Some(lease) = self.lease.as_mut().filter(|_| !apart)
+            && self.exchange.is_loading()
+        {
+            // What they give must be known before one of them runs.
+            wire::data(&mut lease.upstream.peer.out, b'H');
+            return true;
+        }
         apart && self.exchange.outstanding() > before
     }
 
@@ -84,6 +92,7 @@ impl Session {
                     for reply in LOADER_REPLIES {
                         self.exchange.expect(reply, like(act), Undo::Native);
                     }
+                    self.ask_named(name, statement, act);
                 }
             }
         }
@@ -94,7 +103,7 @@ impl Session {
     }
 
     /// A statement by protocol means what it meant to its client.
-    fn name_one(&mut self, name: &[u8], statement: &Statement, act: &Act) {
+    fn name_one(&mut self, name: &Arc<[u8]>, statement: &Arc<Statement>, act: &Act) {
         let under = statement.under.get();
         let way = self.way(&statement.facts, under);
         // What would be something else is not there.
@@ -111,13 +120,24 @@ impl Session {
             self.exchange.expect(Reply::Parse, like(act), Undo::Native);
         }
         self.run_around(&around.after, act, || Undo::Native);
+        self.ask_named(name, statement, act);
+    }
+
+    /// A statement has got its client's name: asks which columns it gives there.
+    fn ask_named(&mut self, name: &Arc<[u8]>, statement: &Arc<Statement>, act: &Act) {
+        if let Some(lease) = self.lease.as_mut().filter(|_| !statement.facts.fixed) {
+            wire::named_message(&mut lease.upstream.peer.out, b'D', name);
+            let undo = Undo::Named(Arc::clone(name), Arc::clone(statement));
+            self.exchange.expect(Reply::Describe, like(act), undo);
+        }
     }
 
     /// The server has told which statements the client has by its own names: that counts.
     pub(super) fn adopt(&mut self, prepared: Vec<Prepared>) {
         let fitted = self.statements.fits(self.wanted.dialect());
         let old = self.statements.take_named();
-        let mut names = Vec::new();
+        let renamed = std::mem::take(&mut self.state.renamed);
+        let (mut names, mut unseen) = (Vec::new(), Vec::new());
         for Prepared {
             name,
             by_sql,
@@ -134,15 +154,21 @@ impl Session {
                 let form = if by_sql { Form::Sql } else { Form::Protocol };
                 old.form == form && old.rest.starts_with(&rest)
             });
+            let known = kept.is_some() && !renamed.contains(&name);
             let statement =
                 kept.map_or_else(|| self.statement_of(by_sql, &types, rest), Arc::clone);
+            if !known && !statement.facts.fixed {
+                unseen.push((Arc::clone(&name), Arc::clone(&statement)));
+            }
             self.statements.insert(&name, statement, SETTLED);
             names.push(name);
         }
         let owner = (self.seat.id(), self.statements.edition());
         if let Some(lease) = &mut self.lease {
-            lease.upstream.statements.name(names, Some(owner));
+            let owner = self.state.outdated.is_empty().then_some(owner);
+            lease.upstream.statements.name(names, owner);
         }
+        self.ask_shapes(unseen);
         if fitted && !self.statements.fits(self.wanted.dialect()) {
             self.service.meters().pinned(PIN);
         }
@@ -193,6 +219,7 @@ impl Session {
         }
         self.note(&statement.facts);
         self.state.suspect = true;
+        self.rename(name);
         let mut undo = Undo::Nothing;
         if self.statements.find(name).is_none() {
             let unit = self.exchange.unit();
@@ -207,10 +234,21 @@ impl Session {
         self.pass(frame)
     }
 
+    /// A name means something else from now on, unless what gives or takes it fails.
+    pub(super) fn rename(&mut self, name: &[u8]) {
+        if self.exchange.status() != FAILED {
+            self.state.outdated.remove(name);
+            self.state.renamed.insert(name.into());
+        }
+    }
+
     pub(super) fn bind_natively(&mut self, frame: Frame, portal: &[u8], name: &[u8]) -> Step {
         let found = self.statements.find(name);
         let verdict = found.map(|found| self.judge_statement(found));
         let facts = found.map_or_else(Facts::default, |found| found.facts.clone());
+        if self.is_out_of_date(name, &facts) {
+            return self.refuse_run(frame, refusal::changed_columns());
+        }
         self.note(&facts);
         if let Some(verdict) = verdict {
             self.weigh(verdict);

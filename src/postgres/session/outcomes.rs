@@ -33,6 +33,8 @@ impl Session {
             | Undo::Prepare { .. }
             | Undo::Load(_)
             | Undo::Shape(..)
+            | Undo::Named(..)
+            | Undo::Columns(_)
             | Undo::Evict(_)
             | Undo::Close { .. }
             | Undo::Unnamed { .. }
@@ -122,6 +124,8 @@ pub(super) fn plain(exchange: &mut Exchange, upstream: &mut Upstream, tag: u8, f
             | Undo::Nothing
             | Undo::Understand(_)
             | Undo::Shape(..)
+            | Undo::Named(..)
+            | Undo::Columns(_)
             | Undo::Evict(_)
             | Undo::Close { .. }
             | Undo::Unnamed { .. }
@@ -147,11 +151,12 @@ pub(super) fn undo(expect: Expect, statements: &mut ClientStatements, upstream: 
         | Undo::Use(..)
         | Undo::Understand(_)
         | Undo::Shape(..)
+        | Undo::Columns(_)
         | Undo::Set(..)
         | Undo::Deallocate(_)
         | Undo::DeallocateAll => {}
         // What was lent may stand there for good.
-        Undo::Native | Undo::Lent => upstream.statements.clear(false),
+        Undo::Native | Undo::Named(..) | Undo::Lent => upstream.statements.clear(false),
         Undo::Take(name, statement) => {
             statements.insert(&name, statement, SETTLED);
             upstream.statements.clear(false);

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::{
     Run, Session, Stop,
+    columns::out_of_date,
     outcomes::{plain, reworded, undo},
 };
 use crate::{
@@ -81,7 +82,7 @@ impl Session {
             if let Some(lease) = &mut self.lease {
                 lease.upstream.peer.inbound.settle(&mut self.client.out);
             }
-            self.client.out.extend_from_slice(message);
+            self.client.out.extend_from_slice(&message);
         }
     }
 
@@ -94,7 +95,10 @@ impl Session {
         let looked_at = match frame.tag {
             b'Z' | b'S' | b'E' | b'C' | b'A' => true,
             b'D' => self.exchange.is_telling(),
-            b'T' | b'n' => matches!(self.exchange.undo(), Some(Undo::Shape(..))),
+            b'T' | b'n' | b't' => matches!(
+                self.exchange.undo(),
+                Some(Undo::Shape(..) | Undo::Named(..) | Undo::Columns(_))
+            ),
             _ => false,
         };
         let long = frame.bytes > BODY_BYTES_MAX;
@@ -127,9 +131,13 @@ impl Session {
                 Ok(Some(fate))
             }
             b'A' => Ok(Some(self.notification(frame))),
+            b't' => {
+                self.described(frame);
+                Ok(Some(fate))
+            }
             b'T' | b'n' => {
-                let shape = wire::columns_digest(body);
-                self.compare(shape);
+                let columns = (frame.tag == b'T').then(|| wire::columns_digest(body));
+                self.compare(columns);
                 drop(self.exchange.answered(frame.tag));
                 Ok(Some(fate))
             }
@@ -237,6 +245,7 @@ impl Session {
         if refusal::is_read_only(body) {
             self.source.doubt();
         }
+        let late = out_of_date(&self.exchange, body);
         let mut said = None;
         let fate = match self.exchange.act() {
             Act::Settings => {
@@ -255,18 +264,13 @@ impl Session {
                 self.state.unloaded = Some(whole.into());
                 Fate::Drop
             }
-            Act::Restore => Fate::Drop,
-            Act::Forward | Act::Swallow | Act::Say(_) | Act::Hold => {
+            Act::Look | Act::Restore => Fate::Drop,
+            Act::Forward | Act::Swallow | Act::Say(_) | Act::Tell(_) | Act::Hold => {
                 said = reworded(&self.exchange, whole);
-                if said.is_some() {
-                    Fate::Drop
-                } else {
-                    Fate::Pass
-                }
+                said.as_ref().map_or(Fate::Pass, |_| Fate::Drop)
             }
         };
-        self.state.understood.clear();
-        self.state.weighing.fail();
+        self.state.fail();
         let unknown = refusal::is_unknown_statement(body);
         if is_fatal(body) {
             self.state.failure = Some(whole.into());
@@ -290,8 +294,11 @@ impl Session {
             *before = None;
         }
         for expect in void {
-            self.state.native &= !matches!(expect.undo, Undo::Native);
+            self.state.native &= !matches!(expect.undo, Undo::Native | Undo::Named(..));
             undo(expect, &mut self.statements, upstream);
+        }
+        if let Some((name, statement)) = late {
+            self.is_late(&name, &statement);
         }
         fate
     }
@@ -313,7 +320,10 @@ impl Session {
             self.rest_quotes();
         }
         let ended = ended.map(|expect| {
-            if !matches!(expect.act, Act::Load | Act::Settings | Act::Audit) {
+            if !matches!(
+                expect.act,
+                Act::Load | Act::Settings | Act::Audit | Act::Look
+            ) {
                 self.state.unloaded = None;
             }
             if let Undo::Set(pair, true) = expect.undo {
@@ -330,12 +340,12 @@ impl Session {
                 self.conclude();
                 Ok(Fate::Drop)
             }
-            Some(Act::Swallow | Act::Hold | Act::Load) => Ok(Fate::Drop),
+            Some(Act::Swallow | Act::Hold | Act::Load | Act::Look) => Ok(Fate::Drop),
             Some(Act::Restore) => {
                 self.tell_parameters();
                 Ok(self.keep_ready(status))
             }
-            Some(Act::Forward | Act::Say(_) | Act::Replace(_)) | None => {
+            Some(Act::Forward | Act::Say(_) | Act::Tell(_) | Act::Replace(_)) | None => {
                 Ok(self.keep_ready(status))
             }
         }
@@ -350,8 +360,10 @@ pub(super) fn no_transactions() -> Refusal {
 
 fn fate_of(act: &Act) -> Fate {
     match act {
-        Act::Forward | Act::Replace(_) | Act::Say(_) | Act::Hold => Fate::Pass,
-        Act::Swallow | Act::Load | Act::Restore | Act::Settings | Act::Audit => Fate::Drop,
+        Act::Forward | Act::Replace(_) | Act::Say(_) | Act::Tell(_) | Act::Hold => Fate::Pass,
+        Act::Swallow | Act::Load | Act::Restore | Act::Settings | Act::Audit | Act::Look => {
+            Fate::Drop
+        }
     }
 }
 

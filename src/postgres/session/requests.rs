@@ -256,6 +256,9 @@ impl Session {
             Names::Wait => return Ok(Step::Wait),
             Names::Refused(said) => return Ok(self.replace_query(frame, said)),
         }
+        if self.is_out_of_date(b"", &facts) {
+            return Ok(self.replace_query(frame, refusal::changed_columns()));
+        }
         if let Some(change) = &facts.change {
             return Ok(self.change(frame, &facts, change));
         }

@@ -15,6 +15,7 @@ use crate::postgres::{
     exchange::{Act, Reply, Undo},
     prepared::{Form, NAME_PREFIX},
     refusal,
+    statement::Facts,
     wire::{self, Frame},
 };
 
@@ -271,7 +272,13 @@ impl Session {
             return Ok(Step::Wait);
         }
         if self.state.native {
-            self.state.suspect |= reply == Reply::Close && self.statements.remove(&name).is_some();
+            if reply == Reply::Describe && self.is_out_of_date(&name, &Facts::default()) {
+                return Ok(self.refuse_message(frame, refusal::changed_columns()));
+            }
+            if reply == Reply::Close && self.statements.remove(&name).is_some() {
+                self.state.suspect = true;
+                self.rename(&name);
+            }
             return Ok(self.forward(frame, reply));
         }
         if reply == Reply::Describe {
@@ -315,6 +322,9 @@ impl Session {
         }
         if self.state.native {
             return self.forward(frame, Reply::Describe);
+        }
+        if let Some(step) = self.describe_here(frame, &name) {
+            return step;
         }
         let statement = match self.provide(&name, statement) {
             Provided::Here(statement) => statement,

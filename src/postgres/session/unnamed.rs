@@ -67,7 +67,13 @@ impl Session {
         if !self.exchange.is_settled(unnamed.unit) {
             return Step::Wait;
         }
-        let serial = unnamed.serial;
+        if self.exchange.is_comparing() {
+            return Step::Wait;
+        }
+        if std::mem::take(&mut self.state.changed_unnamed) {
+            return self.refuse_run(frame, refusal::changed_columns());
+        }
+        let (serial, told) = (unnamed.serial, unnamed.shape.is_some());
         let text = wire::split_cstr(&unnamed.rest).map_or(&unnamed.rest[..], |(text, _)| text);
         let verdict = self.judge(text, &unnamed.facts);
         let (facts, under) = (unnamed.facts.clone(), unnamed.under.clone());
@@ -75,6 +81,14 @@ impl Session {
             Names::Ready => {}
             Names::Wait => return Step::Wait,
             Names::Refused(said) => return self.refuse_run(frame, said),
+        }
+        if reply == Reply::Bind && self.is_out_of_date(b"", &facts) {
+            return self.refuse_run(frame, refusal::changed_columns());
+        }
+        if reply == Reply::Describe
+            && let Some(step) = self.describe_here(frame, b"")
+        {
+            return step;
         }
         let mine = Some((self.seat.id(), serial));
         let lease = self.lease.as_ref();
@@ -97,10 +111,19 @@ impl Session {
             self.run_around(&around.before, &Act::Swallow, || Undo::Nothing);
             self.parse_unnamed_again(serial);
             self.run_around(&around.after, &Act::Swallow, || Undo::Nothing);
+            if told && !facts.fixed {
+                self.ask_unnamed_shape(serial);
+                return Step::Wait;
+            }
         }
         self.note(&facts);
         self.weigh(verdict);
-        self.forward(frame, reply)
+        let undo = match reply {
+            Reply::Describe => Undo::Columns(serial),
+            _ => Undo::Nothing,
+        };
+        self.exchange.expect(reply, Act::Forward, undo);
+        self.pass(frame)
     }
 
     fn parse_unnamed_again(&mut self, serial: u64) {

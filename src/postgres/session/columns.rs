@@ -1,0 +1,221 @@
+//! Which columns statements give: learned from the server, held against what their clients were told.
+//!
+//! A statement that would give others than when it was prepared is refused, as on the client's own
+//! connection. Where it is prepared again the server would see nothing wrong, so it is looked at here.
+
+use std::sync::Arc;
+
+use super::{Session, requests::Step};
+use crate::postgres::{
+    exchange::{Act, Exchange, FAILED, Reply, Undo},
+    held::Presence,
+    prepared::{Form, Statement},
+    refusal,
+    statement::{Deed, Facts},
+    wire::{self, Frame},
+};
+
+/// The columns of a statement whose definitions had changed before they could be asked for: no others
+/// are the same.
+const OUT_OF_DATE: u64 = 0;
+
+impl Session {
+    /// Asks which columns a statement gives, which was just prepared: by the client, under this name, or
+    /// again.
+    pub(super) fn ask_shape(&mut self, statement: &Arc<Statement>, name: Option<Box<[u8]>>) {
+        if let Some(lease) = &mut self.lease {
+            let out = &mut lease.upstream.peer.out;
+            wire::named_message(out, b'D', statement.name.as_bytes());
+            let undo = Undo::Shape(Arc::clone(statement), name);
+            self.exchange.expect(Reply::Describe, Act::Swallow, undo);
+        }
+    }
+
+    /// The same of statements that the server has told of, under the client's own names.
+    pub(super) fn ask_shapes(&mut self, found: Vec<(Arc<[u8]>, Arc<Statement>)>) {
+        for (name, statement) in found {
+            let Some(lease) = &mut self.lease else {
+                return;
+            };
+            let out = &mut lease.upstream.peer.out;
+            wire::named_message(out, b'D', &name);
+            wire::data(out, b'S');
+            let undo = Undo::Shape(statement, Some((*name).into()));
+            self.exchange.expect(Reply::Describe, Act::Look, undo);
+            self.exchange.expect(Reply::Sync, Act::Look, Undo::Nothing);
+        }
+    }
+
+    /// `ParameterDescription`: kept until it is known whether there are columns.
+    pub(super) fn described(&mut self, frame: Frame) {
+        let inbound = self
+            .lease
+            .as_ref()
+            .map(|lease| &lease.upstream.peer.inbound);
+        let whole = inbound.and_then(|inbound| inbound.unseen().get(..frame.bytes));
+        self.state.described = whole.map(Into::into);
+    }
+
+    /// The upstream tells which columns a statement gives; `None` if it gives none. Others than its client
+    /// knows make it of no use, as on the client's own connection; but who has just prepared it knows these.
+    pub(super) fn compare(&mut self, columns: Option<u64>) {
+        let shape = columns.unwrap_or_else(|| wire::columns_digest(&[]));
+        let silent = self.state.described.take().filter(|_| columns.is_none());
+        match self.exchange.undo() {
+            Some(Undo::Shape(statement, name)) => {
+                let (statement, name) = (Arc::clone(statement), name.clone());
+                self.compare_shape(&statement, name, shape, silent);
+            }
+            Some(Undo::Named(name, statement)) => {
+                let (name, statement) = (Arc::clone(name), Arc::clone(statement));
+                self.compare_named(&name, &statement, shape, silent);
+            }
+            Some(Undo::Columns(serial)) => {
+                let serial = *serial;
+                if !self.statements.unnamed_gives(serial, shape, silent) {
+                    self.state.changed_unnamed = true;
+                    if let Some(lease) = &mut self.lease {
+                        lease.upstream.unnamed = None;
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn compare_shape(
+        &mut self,
+        statement: &Arc<Statement>,
+        name: Option<Box<[u8]>>,
+        shape: u64,
+        silent: Option<Box<[u8]>>,
+    ) {
+        if statement.gives(shape, silent) {
+            return;
+        }
+        match name {
+            Some(name) => {
+                if !statement.private {
+                    self.tenancy.catalogue.renew();
+                }
+                let fresh = self.prepared_anew(&name, statement);
+                fresh.gives(shape, None);
+            }
+            None => self.state.changed = Some(statement.id),
+        }
+        if let Some(lease) = self
+            .lease
+            .as_mut()
+            .filter(|_| statement.form == Form::Protocol)
+        {
+            lease.upstream.statements.doubt(statement.id);
+        }
+    }
+
+    /// A statement has its client's name here.
+    fn compare_named(
+        &mut self,
+        name: &Arc<[u8]>,
+        statement: &Arc<Statement>,
+        shape: u64,
+        silent: Option<Box<[u8]>>,
+    ) {
+        let first_use = self.statements.first_use(name);
+        if statement.gives(shape, silent) {
+            return;
+        }
+        if first_use == Some(self.tenancy.catalogue.epoch()) {
+            // What others knew of it was out of date when the client prepared it; it knows nothing yet.
+            self.tenancy.catalogue.renew();
+            let fresh = self.prepared_anew(name, statement);
+            fresh.gives(shape, None);
+            return;
+        }
+        self.state.outdated.insert(Arc::clone(name));
+        if let Some(lease) = &mut self.lease {
+            // Next time it may be right again.
+            lease.upstream.statements.disown();
+        }
+    }
+
+    /// A statement has been out of date since before its columns could be asked for.
+    pub(super) fn is_late(&mut self, name: &[u8], statement: &Statement) {
+        self.prepared_anew(name, statement).gives(OUT_OF_DATE, None);
+    }
+
+    pub(super) fn prepared_anew(&mut self, name: &[u8], statement: &Statement) -> Arc<Statement> {
+        let fresh = match statement.form {
+            Form::Sql => Statement::by_sql(statement.dialect, &statement.rest),
+            Form::Protocol => {
+                let (under, facts) = (statement.under.get().cloned(), statement.facts.clone());
+                self.tenancy.catalogue.alone(under, &statement.rest, facts)
+            }
+        };
+        self.statements.replace(name, Arc::clone(&fresh));
+        fresh
+    }
+
+    /// Whether a statement that would give other columns is about to run by a name of the client's: the
+    /// statement's own, or one that its text says.
+    pub(super) fn is_out_of_date(&self, name: &[u8], facts: &Facts) -> bool {
+        let outdated = &self.state.outdated;
+        if outdated.is_empty() || self.exchange.status() == FAILED {
+            return false;
+        }
+        let runs = |deed: &Deed| matches!(deed, Deed::Execute(name) if outdated.contains(name));
+        outdated.contains(name) || facts.deeds().any(runs)
+    }
+
+    /// Describe, in a transaction that has failed, of what cannot be prepared there any more: the server
+    /// would tell of it if it gives no columns.
+    pub(super) fn describe_here(&mut self, frame: Frame, name: &[u8]) -> Option<Step> {
+        if self.exchange.status() != FAILED || self.exchange.outstanding() > 0 {
+            return None;
+        }
+        let unit = self.exchange.unit();
+        let client = self.seat.id();
+        let upstream = &mut self.lease.as_mut()?.upstream;
+        let silent = if name.is_empty() {
+            let unnamed = self.statements.unnamed()?;
+            let absent = upstream.unnamed != Some((client, unnamed.serial));
+            unnamed.silent.as_ref().filter(|_| absent)
+        } else {
+            let statement = self.statements.find(name)?;
+            let absent = upstream.statements.presence(statement.id, unit) != Presence::Here;
+            statement.silent.get().filter(|_| absent)
+        };
+        let said = [silent?, NO_DATA].concat();
+        self.client
+            .inbound
+            .skip(frame.bytes, &mut upstream.peer.out);
+        self.exchange
+            .expect(Reply::Made, Act::Tell(said.into()), Undo::Nothing);
+        self.exchange.begin_unit();
+        Some(Step::Done)
+    }
+
+    /// Before the unnamed statement is used, which was prepared again: whether it gives what its client was told
+    /// is to be known first.
+    pub(super) fn ask_unnamed_shape(&mut self, serial: u64) {
+        if let Some(lease) = &mut self.lease {
+            let out = &mut lease.upstream.peer.out;
+            wire::named_message(out, b'D', b"");
+            wire::data(out, b'H');
+            let undo = Undo::Columns(serial);
+            self.exchange.expect(Reply::Describe, Act::Swallow, undo);
+        }
+    }
+}
+
+/// `NoData`.
+const NO_DATA: &[u8] = b"n\0\0\0\x04";
+
+/// A statement of which the columns cannot be told, as they are others by now, and the client's name for it.
+pub(super) fn out_of_date(exchange: &Exchange, body: &[u8]) -> Option<(Box<[u8]>, Arc<Statement>)> {
+    match (exchange.act(), exchange.undo()?) {
+        (Act::Look, Undo::Shape(statement, Some(name))) if refusal::is_stale_plan(body) => {
+            Some((name.clone(), Arc::clone(statement)))
+        }
+        _ => None,
+    }
+}

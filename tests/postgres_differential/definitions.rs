@@ -1,0 +1,269 @@
+//! What becomes of prepared statements when definitions change: exactly what a direct connection shows,
+//! on the upstream where they were prepared and on any other.
+
+use crate::{
+    gateway::{Place, account, server_url},
+    wire::{Client, bind, execute, named, parse, query, run, sync},
+};
+
+/// All columns, whatever they are.
+const ALL: &str = "select * from t";
+
+/// One client's story: units, with `DDL` where somebody else changes the table.
+type Story = (&'static str, Vec<Vec<u8>>);
+
+/// Where the table is changed.
+fn ddl() -> Vec<u8> {
+    Vec::new()
+}
+
+fn unit(messages: &[Vec<u8>]) -> Vec<u8> {
+    [messages.concat(), sync()].concat()
+}
+
+fn describe(name: &str) -> Vec<u8> {
+    named(b'D', b'S', name)
+}
+
+/// A transaction that fails, by protocol: nothing of the unnamed statement's is touched.
+fn fail() -> [Vec<u8>; 2] {
+    [run("begin"), unit(&[named(b'D', b'P', "none")])]
+}
+
+fn stories_by_sql() -> Vec<Story> {
+    vec![
+        (
+            "by SQL",
+            vec![
+                query("prepare p as select * from t"),
+                ddl(),
+                query("execute p"),
+                query("explain (costs off) execute p"),
+                run("p"),
+                unit(&[describe("p")]),
+                query("deallocate p"),
+                query("prepare p as select * from t"),
+                query("execute p"),
+                run("p"),
+            ],
+        ),
+        (
+            "by SQL, run by protocol",
+            vec![
+                query("prepare p as select * from t"),
+                ddl(),
+                unit(&[parse("d", "deallocate p")]),
+                run("d"),
+                query("prepare p as select * from t"),
+                query("execute p"),
+                ddl(),
+                query("execute p"),
+                unit(&[parse("e", "execute p")]),
+                run("e"),
+            ],
+        ),
+        (
+            "by SQL, anew in a transaction",
+            vec![
+                query("prepare p as select * from t"),
+                ddl(),
+                query("begin"),
+                query("deallocate p"),
+                query("prepare p as select * from t"),
+                query("execute p"),
+                query("commit"),
+                query("execute p"),
+                ddl(),
+                query("execute p"),
+            ],
+        ),
+    ]
+}
+
+fn stories_by_protocol() -> Vec<Story> {
+    let twice = ["select 1", "execute s"]
+        .map(|text| [parse("", text), bind("", "", &[]), execute("", 0)].concat());
+    vec![
+        (
+            "by protocol, then by SQL",
+            vec![
+                unit(&[parse("s", ALL)]),
+                query("execute s"),
+                ddl(),
+                unit(&twice),
+                query("execute s"),
+                run("s"),
+                unit(&[describe("s")]),
+                unit(&[named(b'C', b'S', "s"), parse("s", ALL)]),
+                run("s"),
+                query("execute s"),
+            ],
+        ),
+        (
+            "by protocol beside SQL",
+            vec![
+                query("prepare q as select 1"),
+                unit(&[parse("s", ALL)]),
+                ddl(),
+                run("s"),
+                unit(&[describe("s")]),
+                query("execute q"),
+                unit(&[named(b'C', b'S', "s")]),
+                unit(&[parse("s", ALL)]),
+                run("s"),
+            ],
+        ),
+        (
+            "in a transaction that has failed",
+            vec![
+                query("prepare p as select * from t"),
+                ddl(),
+                query("begin"),
+                query("select 1/0"),
+                query("execute p"),
+                run("p"),
+                unit(&[describe("p")]),
+                query("rollback"),
+                query("execute p"),
+            ],
+        ),
+        (
+            "without a name",
+            vec![
+                unit(&[parse("", ALL), describe("")]),
+                ddl(),
+                run(""),
+                run(""),
+                unit(&[describe("")]),
+                unit(&[parse("", ALL), describe("")]),
+                run(""),
+            ],
+        ),
+    ]
+}
+
+/// Statements that are described in a transaction that has failed.
+fn described() -> Vec<Story> {
+    let texts = [
+        ("select", "select a from t"),
+        ("with a value", "select a from t where a = $1"),
+        ("insert", "insert into t (a) values ('y')"),
+        ("returning", "insert into t (a) values ('y') returning a"),
+        ("insert with a value", "insert into t (a) values ($1)"),
+        ("end", "rollback"),
+        ("set", "set work_mem = '1MB'"),
+        ("empty", ""),
+    ];
+    let stories = texts.into_iter().flat_map(|(label, text)| {
+        ["", "s"].map(|name| {
+            let begin = unit(&[parse("begin", "begin")]);
+            let prepared = unit(&[parse(name, text), describe(name)]);
+            let again = unit(&[describe(name)]);
+            let mut units = vec![begin, prepared, ddl()];
+            units.extend(fail());
+            units.extend([again, query("rollback")]);
+            (label, units)
+        })
+    });
+    stories.collect()
+}
+
+/// What the client of a story sees, with a turn of `between` at each change.
+async fn tell(
+    client: &mut Client,
+    story: &Story,
+    mut between: impl AsyncFnMut(usize),
+) -> Vec<String> {
+    let (mut seen, mut changes) = (Vec::new(), 0);
+    for unit in &story.1 {
+        if unit.is_empty() {
+            between(changes).await;
+            changes += 1;
+            continue;
+        }
+        client.send(unit).await;
+        let (types, rows) = client.unit().await;
+        // The server tells of the values before it looks at the columns, and opens a portal for EXECUTE.
+        let types = types.replace("t0A000", "0A000").replace("20A000", "0A000");
+        seen.push(format!("{types} {rows:?}"));
+    }
+    seen
+}
+
+/// Changes the table; through the gateway, where there is one, or past it.
+async fn change(client: &mut Client, number: usize, really: bool) {
+    if really {
+        client
+            .must(&format!("alter table t add column c{number} int"))
+            .await;
+    }
+}
+
+async fn compare(database: &str, stories: Vec<Story>, really: bool) {
+    let mut failures = String::new();
+    for upstreams in [1, 2] {
+        let Some(place) = Place::open_with(&format!("{database}_{upstreams}"), upstreams).await
+        else {
+            return;
+        };
+        let direct = account(&server_url().unwrap(), &place.database.name);
+        let mut owner = Client::log_in(&direct, &[]).await.unwrap();
+        let anew = "drop table if exists t; create table t as select 'x' as a";
+        // Where nothing changes, it does not matter who would have changed it.
+        let ways = if really { &[false, true][..] } else { &[false] };
+        let each = |story| ways.iter().map(move |through| (story, *through));
+        for (story, through) in stories.iter().flat_map(each) {
+            owner.must(anew).await;
+            let mut truth = Client::log_in(&direct, &[]).await.unwrap();
+            let wanted = tell(&mut truth, story, async |number| {
+                change(&mut owner, number, really).await;
+            });
+            let wanted = wanted.await;
+            owner.must(anew).await;
+            let mut client = place.gateway.client().await;
+            let mut other = place.gateway.client().await;
+            let mut occupied = None;
+            let found = tell(&mut client, story, async |number| {
+                if through {
+                    change(&mut other, number, really).await;
+                } else {
+                    change(&mut owner, number, really).await;
+                }
+                // The client's upstream has somebody else's statements, or somebody else has it.
+                other.must("prepare p as select 'other'; execute p").await;
+                other.must("deallocate p").await;
+                other.send(&unit(&[parse("", "select 'other'")])).await;
+                other.unit().await;
+                // By turns it finds the one that it had, and the other.
+                if occupied.take().is_some() {
+                    place.gateway.settle().await;
+                } else if upstreams > 1 {
+                    occupied = Some(place.occupy().await);
+                }
+            });
+            let found = found.await;
+            drop(occupied);
+            place.gateway.settle().await;
+            if found != wanted {
+                let (label, _) = story;
+                failures.push_str(&format!(
+                    "{label}, {upstreams} upstreams, changed through the gateway: {through}\n\
+                     directly {wanted:#?}\nthrough {found:#?}\n"
+                ));
+            }
+        }
+        place.close().await;
+    }
+    assert!(failures.is_empty(), "{failures}");
+}
+
+#[tokio::test]
+async fn a_statement_without_its_columns_is_refused_as_directly() {
+    let stories = [stories_by_sql(), stories_by_protocol()].concat();
+    compare("definitions", stories, true).await;
+}
+
+#[tokio::test]
+async fn in_a_failed_transaction_statements_are_described_as_directly() {
+    compare("described", described(), false).await;
+}
