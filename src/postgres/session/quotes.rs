@@ -121,6 +121,9 @@ impl Session {
         if effects.shifts {
             self.requote();
         }
+        if !open && !effects.presumes {
+            return effects;
+        }
         let standard = self.reads_standard() == Some(true);
         self.state.quotes.overlooked |= open && !standard;
         unless(standard, effects)
