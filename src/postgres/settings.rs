@@ -62,8 +62,9 @@ impl Parameters {
 
     /// Whether what is made under these may be temporary without a word of it: the first schema that there is gets it.
     pub(super) fn may_make_temporary(&self) -> bool {
-        let path = self.find("search_path").map(str::to_ascii_lowercase);
-        path.is_some_and(|path| path.contains("pg_temp"))
+        let path = self.find("search_path").unwrap_or("").to_ascii_lowercase();
+        let mut names = path.split([',', '"', ' ', '\t', '\n', '\r', '\x0b', '\x0c']);
+        names.any(|name| name == "pg_temp" || name.starts_with("pg_temp_"))
     }
 
     /// These with others laid over them.
@@ -407,6 +408,22 @@ mod tests {
                 .iter()
                 .map(|(n, v)| ((*n).to_owned(), (*v).to_owned())),
         )
+    }
+
+    #[test]
+    fn only_temporary_schemas_make_temporary() {
+        for (path, temporary) in [
+            ("pg_temp", true),
+            ("a, \"pg_temp\"", true),
+            ("PG_TEMP_3,a", true),
+            ("my_pg_temp, pg_temperature", false),
+            ("\"$user\", public", false),
+            ("", false),
+        ] {
+            let set = parameters(&[("search_path", path)]);
+            assert_eq!(set.may_make_temporary(), temporary, "{path}");
+        }
+        assert!(!parameters(&[]).may_make_temporary());
     }
 
     #[test]

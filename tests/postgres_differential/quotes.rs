@@ -6,7 +6,7 @@ use polypool::tenant::Role;
 
 use crate::{
     gateway::{Place, account, server_url},
-    wire::{Client, bind, execute, named, parse, query, run, sync},
+    wire::{Client, bind, execute, message, named, parse, query, run, sync},
 };
 
 /// One column as the standard says; else two, of which the first is a quote.
@@ -199,6 +199,76 @@ async fn a_text_that_is_another_without_the_standard_is_not_passed() {
     place.close().await;
 }
 
+/// What takes the setting back in a transaction that has turned it on, though no text says so, with a hidden text behind.
+fn takings() -> Vec<(&'static str, Vec<u8>)> {
+    let after = format!("rollback; {HIDDEN}");
+    vec![
+        ("error", vec![query("select 1 / 0"), query(&after)]),
+        (
+            "error, unit",
+            vec![once("select 1 / 0"), sync(), query(&after)],
+        ),
+        ("no text", vec![parse("", "selec"), sync(), query(&after)]),
+        ("fetched", vec![query("fetch c"), query(HIDDEN)]),
+        (
+            "two phases",
+            vec![query("prepare transaction 'quotes'"), query(HIDDEN)],
+        ),
+    ]
+    .into_iter()
+    .map(|(taking, parts)| (taking, parts.concat()))
+    .collect()
+}
+
+#[tokio::test]
+async fn what_takes_the_setting_back_unseen_is_waited_for() {
+    let (Some(place), Some(url)) = (Place::open("quotes_back").await, server_url()) else {
+        return;
+    };
+    let direct = account(&url, &place.database.name);
+    let on = "set local standard_conforming_strings = on";
+    let cursor =
+        "declare c cursor for select set_config('standard_conforming_strings', 'off', true)";
+    for role in [Role::Write, Role::Read, Role::Admin] {
+        for (taking, bytes) in takings() {
+            let mut seen = Vec::new();
+            for through in [true, false] {
+                if !through && role != Role::Admin {
+                    continue;
+                }
+                let mut client = if through {
+                    place.gateway.client_as(role, &[]).await
+                } else {
+                    Client::log_in(&direct, &[]).await.unwrap()
+                };
+                for text in [OFF, "begin", on, cursor] {
+                    client.must(text).await;
+                }
+                client.send(&bytes).await;
+                let mut units_seen = Vec::new();
+                for _ in 0..units(&bytes) {
+                    units_seen.push(client.unit().await);
+                }
+                let hidden = |(_, rows): &(String, Vec<String>)| {
+                    rows.iter().any(|row| row.starts_with(QUOTE))
+                };
+                let shown = units_seen.iter().any(hidden);
+                assert!(!shown || role == Role::Admin, "{taking}: {units_seen:?}");
+                seen.push(units_seen);
+                drop(client);
+                place.gateway.settle().await;
+                let mut cleaner = Client::log_in(&direct, &[]).await.unwrap();
+                cleaner.query("rollback prepared 'quotes'").await;
+            }
+            assert!(
+                seen.windows(2).all(|two| two[0] == two[1]),
+                "{taking}: {seen:?}"
+            );
+        }
+    }
+    place.close().await;
+}
+
 #[tokio::test]
 async fn an_administrator_reads_strings_as_directly() {
     let (Some(place), Some(url)) = (Place::open("quotes_admin").await, server_url()) else {
@@ -279,6 +349,12 @@ async fn functions_are_what_they_are_to_the_session_that_runs_them() {
             "select 1",
             &format!("set standard_conforming_strings = off; {block}"),
         ),
+        (OFF, &format!("select 1; {block}")),
+        (OFF, &format!(";{block}")),
+        (
+            "select 1",
+            "set standard_conforming_strings = off; select two()",
+        ),
     ] {
         let mut client = place.gateway.client().await;
         client.must(first).await;
@@ -289,6 +365,128 @@ async fn functions_are_what_they_are_to_the_session_that_runs_them() {
         place.gateway.settle().await;
         let mut other = place.gateway.client().await;
         assert_eq!(other.must(show).await, [""], "{call}");
+        // A function is what it is to the other too, though one session of the server's has compiled it for the first.
+        if call.starts_with("select two") {
+            other.must(call).await;
+            assert_eq!(other.must(show).await, [""], "{call}");
+        }
     }
+    place.close().await;
+}
+
+#[tokio::test]
+async fn statements_stay_while_the_setting_of_another_is_taken_back() {
+    let Some(place) = Place::open_with("quotes_names", 1).await else {
+        return;
+    };
+    let mut other = place.gateway.client().await;
+    for role in [Role::Write, Role::Read] {
+        let mut client = place.gateway.client_as(role, &[]).await;
+        assert_eq!(likes(&mut client, "like").await, "t");
+        client.must("prepare two as select 2").await;
+        other.must(OFF).await;
+        assert_eq!(likes_again(&mut client, "like").await, "t");
+        assert_eq!(client.must("execute two").await, ["2"]);
+        other.must("reset standard_conforming_strings").await;
+    }
+    place.close().await;
+}
+
+#[tokio::test]
+async fn what_was_prepared_by_text_is_not_read_otherwise_elsewhere() {
+    let Some(place) = Place::open("quotes_elsewhere").await else {
+        return;
+    };
+    let mut writer = place.gateway.client_as(Role::Write, &[]).await;
+    writer.must(&format!("prepare hidden as {HIDDEN}")).await;
+    assert_eq!(writer.must("execute hidden").await, [STANDARD]);
+    let name = &place.database.name;
+    let text = format!("alter database {name} set standard_conforming_strings = off");
+    crate::gateway::superuser().await.must(&text).await;
+    let _occupied = place.occupy().await;
+    let (types, rows) = writer.query("execute hidden").await;
+    assert!(!rows.iter().any(|row| row.starts_with(QUOTE)), "{types}");
+    place.close().await;
+}
+
+/// Texts in `SJIS`, of which the first letter ends with a backslash or a bracket: one column, and two for the server.
+const LETTERS: [&[u8]; 3] = [
+    b"select E'\x83\x5c', 1 + 1 --'",
+    b"select $\x83\x5b$ ' $\x83\x5b$, 1 + 1 --'",
+    b"select $\x87\x90$ ' $\x81\xe0$, 1 + 1 --$\x87\x90$'",
+];
+
+/// What a client logs in with, and what it says first.
+type Beginning = (
+    &'static [(&'static str, &'static str)],
+    &'static [&'static str],
+);
+
+#[tokio::test]
+async fn a_letter_that_ends_like_a_sign_hides_nothing() {
+    let (Some(place), Some(url)) = (Place::open("letters").await, server_url()) else {
+        return;
+    };
+    let direct = account(&url, &place.database.name);
+    let ways: [Beginning; 4] = [
+        (&[("client_encoding", "SJIS")], &[]),
+        (&[], &["set client_encoding to sjis"]),
+        (&[], &["set names 'shift_jis'"]),
+        (
+            &[],
+            &[
+                "begin",
+                "select set_config('client_encoding', 'SJIS', true)",
+            ],
+        ),
+    ];
+    for (parameters, before) in ways {
+        for text in LETTERS {
+            let hidden = message(b'Q', &[text, &[0]].concat());
+            for role in [Role::Write, Role::Read] {
+                let mut client = place.gateway.client_as(role, parameters).await;
+                // All at once, so that nothing is known yet.
+                let texts: Vec<_> = before.iter().map(|text| query(text)).collect();
+                client
+                    .send(&[texts.concat(), hidden.clone()].concat())
+                    .await;
+                for _ in before {
+                    client.unit().await;
+                }
+                let (types, _) = client.unit().await;
+                assert!(types.starts_with("42501E"), "{text:?}: {types}");
+                if before.contains(&"begin") {
+                    continue;
+                }
+                // A letter in a string of the standard's is harmless.
+                let plain = message(b'Q', b"select '\x83\x5c'\0");
+                client.send(&plain).await;
+                let (types, _) = client.unit().await;
+                assert!(types.starts_with('T'), "{types}");
+            }
+            let mut seen = Vec::new();
+            for account in [&direct, &place.gateway.app] {
+                let mut client = Client::log_in(account, parameters).await.unwrap();
+                for text in before {
+                    client.must(text).await;
+                }
+                client.send(&hidden).await;
+                seen.push(client.unit().await);
+            }
+            assert_eq!(seen[0], seen[1], "{text:?}");
+            place.gateway.settle().await;
+        }
+    }
+    // Where letters have no signs in them, the same is harmless.
+    let mut writer = place
+        .gateway
+        .client_as(Role::Write, &[("client_encoding", "UTF8")])
+        .await;
+    assert_eq!(
+        writer
+            .must("select E'h\u{e9}\\n' || $\u{e9}$x$\u{e9}$")
+            .await,
+        ["h\u{e9}\nx"]
+    );
     place.close().await;
 }

@@ -530,56 +530,65 @@ async fn flush_answers_before_the_sync() {
     place.close().await;
 }
 
+/// What pins, how it is seen, what is seen then, and what ends it.
+const PINNING: [(&str, &str, &str, &str); 8] = [
+    (
+        "create temp table t as select 7 as a",
+        "select a from t",
+        "7",
+        "drop table t",
+    ),
+    (
+        "select pg_advisory_lock(1)",
+        "select count(*) from pg_locks where locktype = 'advisory' and pid = pg_backend_pid()",
+        "1",
+        "select pg_advisory_unlock(1)",
+    ),
+    (
+        "set search_path = pg_temp, public; create table hidden as select 6 as a",
+        "select a from hidden",
+        "6",
+        "drop table hidden; reset search_path",
+    ),
+    (
+        "begin; set local search_path = 'pg_temp'; create table hidden as select 7 as a; commit",
+        "select a from hidden",
+        "7",
+        "drop table hidden",
+    ),
+    (
+        "set search_path = pg_temp",
+        "show search_path",
+        "pg_temp",
+        "reset search_path",
+    ),
+    (
+        "prepare p as select 9; set search_path = s1",
+        "execute p",
+        "9",
+        "deallocate p",
+    ),
+    (
+        "declare c cursor with hold for select 8",
+        "fetch c",
+        "8",
+        "close c",
+    ),
+    (
+        "set role diff_one",
+        "select current_user",
+        "diff_one",
+        "reset role",
+    ),
+];
+
 #[tokio::test]
 async fn what_cannot_move_pins() {
     let Some(place) = Place::open("pins").await else {
         return;
     };
     crate::gateway::roles().await;
-    for (text, look, found, end) in [
-        (
-            "create temp table t as select 7 as a",
-            "select a from t",
-            "7",
-            "drop table t",
-        ),
-        (
-            "select pg_advisory_lock(1)",
-            "select count(*) from pg_locks where locktype = 'advisory' and pid = pg_backend_pid()",
-            "1",
-            "select pg_advisory_unlock(1)",
-        ),
-        (
-            "set search_path = pg_temp, public; create table hidden as select 6 as a",
-            "select a from hidden",
-            "6",
-            "drop table hidden; reset search_path",
-        ),
-        (
-            "set search_path = pg_temp",
-            "show search_path",
-            "pg_temp",
-            "reset search_path",
-        ),
-        (
-            "prepare p as select 9; set search_path = s1",
-            "execute p",
-            "9",
-            "deallocate p",
-        ),
-        (
-            "declare c cursor with hold for select 8",
-            "fetch c",
-            "8",
-            "close c",
-        ),
-        (
-            "set role diff_one",
-            "select current_user",
-            "diff_one",
-            "reset role",
-        ),
-    ] {
+    for (text, look, found, end) in PINNING {
         let mut client = place.gateway.client().await;
         client.must(text).await;
         let other = place.occupy().await;

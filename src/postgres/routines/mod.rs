@@ -198,6 +198,7 @@ impl Routines {
             Mention::Doubt => {}
             Mention::Presumed => effects.presumes = true,
         });
+        effects.presumes |= case.presumes;
         let defining = defines_functions(case.text);
         let runs_any = effects.sticks.is_some() && defining;
         let calls = !case.several && is_call(case.text);
@@ -220,6 +221,7 @@ impl Routines {
             outdated: freshness == OUTDATED || case.apart,
             open,
             epoch,
+            ..Verdict::default()
         }
     }
 

@@ -28,6 +28,7 @@ fn judged(routines: &Routines, text: &str) -> Verdict {
         defines: facts.defines,
         apart: false,
         loose: facts.loose,
+        presumes: facts.presumes_in_block,
     })
 }
 

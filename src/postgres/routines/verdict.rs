@@ -88,12 +88,20 @@ impl Open {
 
 /// What is held of a text.
 #[derive(Debug, Default)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "independent notes of one text"
+)]
 pub(in crate::postgres) struct Verdict {
     pub(in crate::postgres) effects: Effects,
     /// It may define functions.
     pub(in crate::postgres) redefines: bool,
     /// What is known is known to be out of date.
     pub(in crate::postgres) outdated: bool,
+    /// Functions that are not known are perhaps not read as they are meant.
+    pub(in crate::postgres) overlooked: bool,
+    /// The same of those that are known.
+    pub(in crate::postgres) misread: bool,
     pub(in crate::postgres) open: Option<Box<Open>>,
     /// When it was given.
     pub(in crate::postgres) epoch: u64,
@@ -122,6 +130,8 @@ pub(in crate::postgres) struct Case<'a> {
     pub(in crate::postgres) apart: bool,
     /// It runs a text that it puts together.
     pub(in crate::postgres) loose: bool,
+    /// A block in it is read as it is meant only where `standard_conforming_strings` is on.
+    pub(in crate::postgres) presumes: bool,
 }
 
 #[cfg(test)]

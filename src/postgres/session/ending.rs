@@ -152,6 +152,8 @@ impl Session {
             && !listens;
         let residue = match (half_said, clean) {
             (true, _) => Residue::Broken(CloseReason::Abandoned),
+            // No text makes the server forget what it has compiled.
+            (false, _) if self.state.quotes.misread => Residue::Broken(CloseReason::Dirty),
             (false, true) => Residue::Clean,
             (false, false) => Residue::NeedsReset,
         };

@@ -77,7 +77,7 @@ impl Session {
                 let dialect = self.wanted.dialect();
                 let statement = self.tenancy.catalogue.known(dialect, parse.rest)?;
                 let free = !parse.name.is_empty()
-                    && !statement.facts.presumes
+                    && !statement.facts.depends()
                     && self.statements.find(parse.name).is_none();
                 let allowed = free && self.has_room(parse.rest.len()) && statement.is_proven();
                 let permitted = allowed && self.permit(&statement.facts, b'P').is_ok();

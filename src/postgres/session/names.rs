@@ -137,8 +137,9 @@ impl Session {
                     // What runs others in turn is not followed any further.
                     Some(statement) if statement.facts.deeds.is_some() => self.keep(PIN),
                     Some(statement) => {
+                        let verdict = self.judge_statement(&statement);
                         self.note(&statement.facts);
-                        self.weigh(self.judge_statement(&statement));
+                        self.weigh(verdict);
                     }
                     // What it is, only the server knows, if anybody does.
                     None => self.state.suspect = true,

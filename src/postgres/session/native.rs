@@ -25,12 +25,21 @@ impl Session {
     /// Gives the client's statements their names on the upstream, in a unit of ours if none is open;
     /// whether its end must be waited for.
     pub(super) fn enter_names(&mut self, alone: bool) -> bool {
+        let owner = (self.seat.id(), self.statements.edition());
+        let lease = self.lease.as_ref();
+        let named = lease.is_some_and(|lease| lease.upstream.statements.is_named_by(owner));
+        let there = self.state.native || named;
+        // What is named before it is known how it is read would be left out.
+        if !there && !self.knows_reading() {
+            let all = self.statements.in_order();
+            if all.iter().any(|(_, statement)| statement.facts.depends()) {
+                return true;
+            }
+        }
         let Some(lease) = &mut self.lease else {
             return false;
         };
-        let owner = (self.seat.id(), self.statements.edition());
         let statements = &mut lease.upstream.statements;
-        let there = self.state.native || statements.is_named_by(owner);
         self.state.native = true;
         if there && !alone {
             return false;
@@ -87,7 +96,13 @@ impl Session {
             self.exchange.expect(Reply::Close, like(act), Undo::Native);
             match statement.form {
                 Form::Protocol => self.name_one(name, statement, act),
+                // What would be something else is not there.
+                Form::Sql if !self.is_read_again(&statement.facts) => {}
                 Form::Sql => {
+                    let Some(lease) = &mut self.lease else {
+                        return;
+                    };
+                    let out = &mut lease.upstream.peer.out;
                     wire::run_apart(out, LOADER, &statement.rest);
                     for reply in LOADER_REPLIES {
                         self.exchange.expect(reply, like(act), Undo::Native);

@@ -9,7 +9,7 @@ use crate::{
         exchange::{Act, IDLE, Reply, Undo},
         policy, refusal,
         settings::Parameters,
-        statement::{CONFORMING, Facts},
+        statement::Facts,
         upstream::Upstream,
         wire::{self, Frame},
     },
@@ -164,10 +164,10 @@ impl Session {
             self.client.inbound.settle(&mut peer.out);
             wire::query(&mut peer.out, &text);
             *unnamed = None;
-            let requotes = known.find(CONFORMING) != self.wanted.find(CONFORMING);
+            let reading = super::quotes::is_reading_changed(known, &self.wanted);
             *known = Arc::clone(&self.wanted);
-            if requotes {
-                self.requote();
+            if reading {
+                self.reread();
             }
             self.exchange
                 .expect(Reply::Query, Act::Settings, Undo::Nothing);

@@ -203,8 +203,9 @@ impl Session {
             Provided::Wait => return Ok(Step::Wait),
             Provided::Refused(said) => return Ok(self.refuse_run(frame, said)),
         };
+        let verdict = self.judge_statement(&statement);
         self.note(&statement.facts);
-        self.weigh(self.judge_statement(&statement));
+        self.weigh(verdict);
         let Some(lease) = &mut self.lease else {
             return Ok(Step::Done);
         };

@@ -38,7 +38,8 @@ pub(super) struct Weighing {
 impl Session {
     /// What a text may do by functions; to be held against the session once it is sent.
     pub(super) fn judge(&self, text: &[u8], facts: &Facts) -> Verdict {
-        self.tenancy.routines.judge(self.case(text, facts))
+        let verdict = self.tenancy.routines.judge(self.case(text, facts));
+        self.read_verdict(verdict, facts)
     }
 
     /// The same of a statement.
@@ -46,7 +47,8 @@ impl Session {
         let rest = &statement.rest;
         let text = wire::split_cstr(rest).map_or(&rest[..], |(text, _)| text);
         let case = self.case(text, &statement.facts);
-        self.tenancy.routines.judge_held(&statement.harmless, case)
+        let verdict = self.tenancy.routines.judge_held(&statement.harmless, case);
+        self.read_verdict(verdict, &statement.facts)
     }
 
     fn case<'a>(&self, text: &'a [u8], facts: &Facts) -> Case<'a> {
@@ -56,22 +58,21 @@ impl Session {
             defines: facts.defines,
             apart: self.state.weighing.redefines,
             loose: facts.loose,
+            presumes: facts.presumes_in_block,
         }
     }
 
     /// Takes note of what functions may do to the session.
     pub(super) fn weigh(&mut self, verdict: Verdict) {
-        let state = &mut self.state;
-        state.weighing.redefines |= verdict.redefines;
         let unknown = verdict.open.is_some();
-        let effects = self.weigh_quotes(
-            Effects {
-                shifts: verdict.effects.shifts || verdict.outdated && unknown,
-                ..verdict.effects
-            },
-            unknown,
-        );
+        let effects = verdict.effects;
+        if effects.shifts || verdict.outdated && unknown {
+            self.requote();
+        }
         let state = &mut self.state;
+        state.quotes.overlooked |= verdict.overlooked;
+        state.quotes.misread |= verdict.misread;
+        state.weighing.redefines |= verdict.redefines;
         if state.kept.is_some() {
             return;
         }
@@ -120,7 +121,8 @@ impl Session {
         let own = number >= FIRST_OWN;
         let effects = own.then(|| self.tenancy.routines.any());
         let effects = effects.unwrap_or_default().and(Effects::DOUBT);
-        let effects = self.weigh_quotes(effects, false);
+        let effects = self.read_effects(effects);
+        self.requote();
         self.suspect(effects);
     }
 
@@ -181,9 +183,9 @@ impl Session {
         if overtaken {
             effects = effects.and(Effects::DOUBT);
         }
+        let mut effects = self.learn_quotes(effects);
         // What counted for the transaction is over.
         effects.shifts &= effects.asks || effects.sets;
-        let effects = self.learn_quotes(effects);
         self.suspect(effects);
         Ok(())
     }

@@ -11,10 +11,11 @@ use super::{
     change,
     deeds::{Piece, Reader},
     effects::Effects,
+    escapes::unescape,
     facts::{Scan, scan_apart},
     mentions::{Mention, bare, digest, first_word, mentions},
-    shift::CONFORMING,
-    token::Token,
+    shift::is_of_reading,
+    token::{Escapes, Token},
     written::written_in,
 };
 
@@ -86,8 +87,10 @@ pub(crate) struct Body {
     pub(crate) effects: Effects,
     /// It runs a text that it puts together, in which any function may be called.
     pub(crate) loose: bool,
-    /// It may change what backslashes in strings are.
+    /// It may change how texts are read.
     pub(super) requotes: bool,
+    /// It was read as it is meant only where no second byte of a letter is a sign.
+    pub(super) letters: bool,
     /// Parameters of extensions that it sets.
     pub(crate) parameters: Vec<String>,
     /// The digests of the names in it, each once, in order.
@@ -133,6 +136,7 @@ impl Body {
             pieces.push(piece);
         }
         self.effects.presumes |= reader.presumes();
+        self.letters |= reader.letters();
         let (mut scan, mut depth, mut starts) = (Scan::inner(), 0_usize, true);
         let (mut written, mut strings, mut goes_on) = (None, Vec::new(), false);
         let mut apart = false;
@@ -174,7 +178,7 @@ impl Body {
         if goes_on {
             self.assembled(strings.into_iter());
         }
-        scan.end_statement();
+        scan.end();
         let facts = scan.facts;
         self.take(&facts, text);
         self.reread();
@@ -190,6 +194,7 @@ impl Body {
     fn take(&mut self, facts: &super::Facts, text: &[u8]) {
         self.parameters.extend(facts.parameters.iter().cloned());
         self.requotes |= facts.requotes;
+        self.letters |= facts.letters;
         self.effects = self.effects.and(Effects {
             asks: facts.touches_session | facts.listens,
             sets: facts.sets_own,
@@ -217,12 +222,24 @@ impl Body {
             makes || piece.token == Token::Sign(b'(')
         });
         let first = text.next();
-        if let Some(constant) = first.and_then(string) {
+        if let Some(mut constant) = first.and_then(string) {
             let plain = rest.first().is_some_and(|piece| string(piece).is_some());
-            let ends = text.next().is_none_or(|piece| {
+            let backslashes =
+                |piece: &Piece<'_>| matches!(piece.token, Token::Escaped(_, Escapes::Backslashes));
+            let mut told = !first.is_some_and(backslashes);
+            let mut next = text.next();
+            // It goes on in the next line.
+            while let Some(more) = next.and_then(string) {
+                told = false;
+                constant.to_mut().extend_from_slice(&more);
+                next = text.next();
+            }
+            let ends = next.is_none_or(|piece| {
                 piece.token == Token::Sign(b';') || CLOSERS.iter().any(|word| piece.is(word))
             });
             self.constant(&constant, plain && ends);
+            // Names in it may be written otherwise.
+            self.loose |= !told;
             return false;
         }
         let follows = text.next().map(|piece| piece.token);
@@ -230,7 +247,7 @@ impl Body {
         let given = first.is_none_or(|first| match first.token {
             Token::Word(_) => !part && !written.contains(&digest(bare(first.raw))),
             Token::Sign(sign) => sign == b'$',
-            Token::Text(_) | Token::Doubt => false,
+            Token::Text(_) | Token::Escaped(..) | Token::Doubt => false,
         });
         if given {
             self.loose = true;
@@ -299,7 +316,7 @@ impl Body {
     /// A parameter is set for the session.
     pub(super) fn set_named(&mut self, name: String) {
         self.effects.shifts = true;
-        self.requotes |= name == CONFORMING;
+        self.requotes |= is_of_reading(name.as_bytes());
         if name.contains('.') {
             self.effects.sets = true;
             self.parameters.push(name);
@@ -336,20 +353,11 @@ impl Body {
 
 /// What a string stands for.
 fn string<'a>(piece: &Piece<'a>) -> Option<Cow<'a, [u8]>> {
-    let Token::Text(text) = piece.token else {
-        return None;
-    };
-    let doubled = piece.raw.last() == Some(&b'\'') && text.contains(&b'\'');
-    if !doubled {
-        return Some(Cow::Borrowed(text));
+    match piece.token {
+        Token::Text(text) => Some(Cow::Borrowed(text)),
+        Token::Escaped(text, escapes) => Some(Cow::Owned(unescape(text, escapes))),
+        Token::Word(_) | Token::Sign(_) | Token::Doubt => None,
     }
-    let mut last = 0;
-    let single = text.iter().copied().filter(|byte| {
-        let second = *byte == b'\'' && last == b'\'';
-        last = if second { 0 } else { *byte };
-        !second
-    });
-    Some(Cow::Owned(single.collect()))
 }
 
 /// Whether an EXECUTE runs a text, rather than being a privilege or part of a trigger's definition.
@@ -419,6 +427,18 @@ mod tests {
         asks(
             "declare q text := 'set a.b = 1'; begin execute q; end",
             &["a.b"],
+        );
+        asks(
+            "begin execute E's\\145t app.tenant = 1'; end",
+            &["app.tenant"],
+        );
+        asks(
+            "begin execute 'set app'\n'.tenant = 1'; end",
+            &["app.tenant"],
+        );
+        asks(
+            "begin set local search_path = 'pg_temp'; create table t (a int); end",
+            &[],
         );
         asks("begin create temp table t (a int); end", &[]);
         asks("begin perform pg_advisory_lock(1); end", &[]);

@@ -60,7 +60,7 @@ impl Scan {
         facts.touches_session |= !local && !own;
         facts.sets_own |= !local && own;
         facts.shifts |= !shift::is_plain(name.as_bytes());
-        facts.requotes |= name.is_empty() || name.as_bytes() == shift::CONFORMING.as_bytes();
+        facts.requotes |= shift::is_of_reading(name.as_bytes());
         if let Some(name) = &call.name {
             facts.lifts_read_only |= name.contains("read_only");
             if !local && own {

@@ -138,7 +138,9 @@ fn element(pieces: &[Piece<'_>]) -> Option<String> {
         [only] => match (only.token, only.raw) {
             (Token::Sign(b'0'), raw) if raw.iter().all(u8::is_ascii_digit) => text(raw),
             (Token::Word(_), _) => text(&only.name()?),
-            (Token::Text(_), [b'\'', inner @ .., b'\'']) if !inner.contains(&b'\\') => {
+            (Token::Text(_) | Token::Escaped(..), [b'\'', inner @ .., b'\''])
+                if !inner.contains(&b'\\') =>
+            {
                 Some(text(inner)?.replace("''", "'"))
             }
             _ => None,

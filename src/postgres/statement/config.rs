@@ -70,7 +70,11 @@ impl ConfigCall {
                 self.cast += 1;
             }
             Token::Word(word) if self.tokens == 1 => self.is_true = word.as_bytes() == b"true",
-            Token::Sign(_) | Token::Text(_) | Token::Word(_) | Token::Doubt => {
+            Token::Sign(_)
+            | Token::Text(_)
+            | Token::Escaped(..)
+            | Token::Word(_)
+            | Token::Doubt => {
                 self.is_true = false;
             }
         }

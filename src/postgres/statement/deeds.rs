@@ -133,7 +133,11 @@ impl<'a> Reader<'a> {
                 Token::Sign(b')') => depth = depth.saturating_sub(1),
                 // A rule's actions have semicolons between them.
                 Token::Sign(b';') if depth == 0 => return Some(pieces),
-                Token::Sign(_) | Token::Word(_) | Token::Text(_) | Token::Doubt => {}
+                Token::Sign(_)
+                | Token::Word(_)
+                | Token::Text(_)
+                | Token::Escaped(..)
+                | Token::Doubt => {}
             }
             pieces.push(piece);
         }
@@ -142,6 +146,11 @@ impl<'a> Reader<'a> {
     /// Whether what was read so far is right only where `standard_conforming_strings` is on.
     pub(super) fn presumes(&self) -> bool {
         self.tokens.presumes()
+    }
+
+    /// The same of letters beyond ASCII.
+    pub(super) fn letters(&self) -> bool {
+        self.tokens.letters()
     }
 
     /// The next piece, semicolons included.
@@ -160,7 +169,12 @@ fn deeds_of<'a>(statement: &'a [Piece<'a>]) -> impl Iterator<Item = Deed> + 'a {
     let is = move |index: usize, word: &[u8]| at(index).is_some_and(|piece| piece.is(word));
     let name = move |index: usize| at(index).and_then(Piece::name);
     let two_phase = is(1, b"transaction")
-        && at(2).is_some_and(|piece| matches!(piece.token, Token::Text(_) | Token::Doubt));
+        && at(2).is_some_and(|piece| {
+            matches!(
+                piece.token,
+                Token::Text(_) | Token::Escaped(..) | Token::Doubt
+            )
+        });
     let lead = if is(0, b"prepare") && !two_phase {
         Some(Deed::Prepare)
     } else if is(0, b"discard") {

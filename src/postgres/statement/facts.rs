@@ -5,9 +5,10 @@ use super::{
     change::{self, Change},
     config::ConfigCall,
     deeds::{self, Deeds},
+    escapes::unescape,
     fence::fence,
     plain, shift,
-    token::{Token, Tokens, Word},
+    token::{Escapes, Token, Tokens, Word},
 };
 use crate::postgres::{policy, prepared};
 
@@ -73,7 +74,11 @@ pub(crate) struct Facts {
     pub(crate) goes_on: bool,
     /// It was read as it is meant only where `standard_conforming_strings` is on.
     pub(crate) presumes: bool,
-    /// It may change just that.
+    /// The same of a block in it.
+    pub(crate) presumes_in_block: bool,
+    /// It was read as it is meant only where no second byte of a letter is a sign.
+    pub(crate) letters: bool,
+    /// It may change how texts are read.
     pub(crate) requotes: bool,
 }
 
@@ -97,11 +102,15 @@ pub(super) fn scan_apart(text: &[u8]) -> Facts {
 
 fn scan_as(mut scan: Scan, text: &[u8]) -> Facts {
     let mut tokens = Tokens::of(text);
-    for token in tokens.by_ref() {
+    while let Some(token) = tokens.next() {
         scan.see(token);
+        if tokens.is_slashed() && scan.leads(b"do") {
+            scan.presume();
+        }
     }
-    scan.end_statement();
-    scan.facts.presumes = tokens.presumes();
+    scan.end();
+    scan.facts.presumes |= tokens.presumes();
+    scan.facts.letters |= tokens.letters();
     scan.facts.fixed &= !scan.facts.several;
     // What was only suspected by a word is read now.
     if scan.facts.change.take().is_some() {
@@ -134,12 +143,16 @@ pub(super) struct Scan {
     /// A statement was seen that resets all parameters or ends a transaction.
     fenced: bool,
     /// The name that a SET sets, until its `=` or TO.
-    target: Option<String>,
+    pub(super) target: Option<String>,
     /// How many parameters of extensions were set before this statement.
     set_before: usize,
     pub(super) config: Option<ConfigCall>,
     /// The statement has the word UPDATE.
     updates: bool,
+    /// The body of a DO came last: a string next goes on with it.
+    in_block: bool,
+    /// The text has names or strings that stand for others.
+    doubt: bool,
     /// The text is part of a body.
     is_inner: bool,
 }
@@ -156,24 +169,29 @@ impl Scan {
     pub(super) fn see(&mut self, token: Token<'_>) {
         self.see_config(token);
         self.see_target(token);
+        self.see_path(token);
+        let goes_on = std::mem::take(&mut self.in_block);
         match token {
             Token::Sign(b';') => {
                 self.end_statement();
                 return;
             }
             Token::Sign(b'(') => self.call(),
-            Token::Text(_) if self.copy_target => {
+            Token::Text(_) | Token::Escaped(..) if self.copy_target => {
                 self.facts.admin_only = Some("COPY with a file of the server");
             }
-            Token::Text(body) if self.leads(b"do") => self.block(body),
-            Token::Sign(_) | Token::Text(_) => {}
-            Token::Doubt => {
-                self.facts.touches_session = true;
-                self.facts.listens = true;
-                self.facts.lifts_read_only = true;
-                self.facts.requotes = true;
-                self.facts.admin_only = Some("text with U& escapes");
+            Token::Text(_) | Token::Escaped(..) if goes_on => {
+                self.facts.sticks = Some(BLOCK_PIN);
+                self.in_block = true;
             }
+            Token::Text(body) if self.leads(b"do") => self.block(body),
+            Token::Escaped(body, escapes) if self.leads(b"do") => {
+                // Names in it are not told from others by how they are written.
+                self.facts.loose |= escapes == Escapes::Backslashes;
+                self.block(&unescape(body, escapes));
+            }
+            Token::Sign(_) | Token::Text(_) | Token::Escaped(..) => {}
+            Token::Doubt => self.doubt = true,
             Token::Word(word) => {
                 self.word(word);
                 return;
@@ -246,6 +264,7 @@ impl Scan {
 
     /// The body of a DO; one inside of another is not read, as they could be nested without end.
     fn block(&mut self, text: &[u8]) {
+        self.in_block = true;
         let facts = &mut self.facts;
         if self.is_inner {
             facts.sticks = Some(BLOCK_PIN);
@@ -253,51 +272,35 @@ impl Scan {
         }
         let mut body = Body::default();
         body.read(text);
-        // It is read when it runs, which is after what comes before it.
-        if body.effects.presumes && facts.requotes {
-            body.stick();
-        }
         facts.sets_own |= body.effects.sets;
         facts.loose |= body.loose;
+        facts.letters |= body.letters;
         facts.parameters.append(&mut body.parameters);
         facts.sticks = body.effects.sticks.map(|_| BLOCK_PIN).or(facts.sticks);
+        if body.effects.presumes {
+            self.presume();
+        }
     }
 
-    fn leads(&self, first: &[u8]) -> bool {
+    /// A body is another where strings are read otherwise when it runs, which is after what comes before it.
+    fn presume(&mut self) {
+        self.facts.presumes_in_block = true;
+        if self.facts.requotes {
+            self.facts.sticks = Some(BLOCK_PIN);
+        }
+    }
+
+    pub(super) fn leads(&self, first: &[u8]) -> bool {
         self.lead
             .first()
             .is_some_and(|word| word.as_bytes() == first)
     }
 
-    /// Reads the name that a SET sets: words with dots between them.
-    fn see_target(&mut self, token: Token<'_>) {
-        let Some(mut name) = self.target.take() else {
-            return;
-        };
-        match token {
-            Token::Sign(b'.') => {
-                name.push('.');
-                self.target = Some(name);
-                return;
-            }
-            Token::Word(word) if word.as_bytes() != b"to" => {
-                if !name.ends_with('.') {
-                    name.clear();
-                }
-                let part = std::str::from_utf8(word.as_bytes()).unwrap_or_default();
-                if part.is_empty() {
-                    // Longer than a word is kept, or not a text at all.
-                    self.facts.sticks = Some("parameter");
-                    return;
-                }
-                name.push_str(part);
-                self.target = Some(name);
-                return;
-            }
-            Token::Sign(_) | Token::Text(_) | Token::Word(_) | Token::Doubt => {}
-        }
-        if name.contains('.') {
-            self.facts.parameters.push(name);
+    /// The text ends.
+    pub(super) fn end(&mut self) {
+        self.end_statement();
+        if self.doubt {
+            self.facts = self.facts.unread("text with U& escapes");
         }
     }
 

@@ -85,11 +85,11 @@ fn look<'a>(text: &'a [u8], depth: usize, see: &mut dyn FnMut(Mention<'a>, bool)
                     see(Mention::Called(digest, name), false);
                 }
             }
-            Token::Text(inner) if depth > 0 => {
+            Token::Text(inner) | Token::Escaped(inner, _) if depth > 0 => {
                 look(inner, depth - 1, &mut |mention, _| see(mention, true));
             }
             Token::Doubt => see(Mention::Doubt, false),
-            Token::Sign(_) | Token::Text(_) => {}
+            Token::Sign(_) | Token::Text(_) | Token::Escaped(..) => {}
         }
         dotted = piece.token == Token::Sign(b'.');
         before_list &= word.is_some();

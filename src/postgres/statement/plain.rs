@@ -90,9 +90,9 @@ pub(super) fn glance(text: &[u8]) -> Option<Facts> {
     })
 }
 
-/// A word, or a number with what clings to it.
+/// A word, or a number with what clings to it, up to a letter beyond ASCII.
 fn split_word(text: &[u8]) -> (&[u8], &[u8]) {
-    let is_word = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'$' | 0x80..);
+    let is_word = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'$');
     let length = text.iter().position(|byte| !is_word(byte));
     text.split_at(length.unwrap_or(text.len()))
 }

@@ -55,10 +55,20 @@ const FIXED: [&[u8]; 28] = [
 
 /// The parameter that says what backslashes in strings are.
 pub(crate) const CONFORMING: &str = "standard_conforming_strings";
+/// The parameter that says what letters are.
+pub(crate) const ENCODING: &str = "client_encoding";
 
-/// Whether a statement may change what backslashes in strings are, by its first words.
+/// Whether a parameter, by its name in lower case, says how texts are read; empty is in doubt.
+pub(super) fn is_of_reading(name: &[u8]) -> bool {
+    name.is_empty()
+        || [CONFORMING, ENCODING]
+            .iter()
+            .any(|one| one.as_bytes() == name)
+}
+
+/// Whether a statement may change how texts are read, by its first words.
 pub(super) fn requotes(words: [&[u8]; 3]) -> bool {
-    let named = |name: &[u8]| name.is_empty() || name == CONFORMING.as_bytes();
+    let named = |name: &[u8]| is_of_reading(name) || name == b"names";
     match words {
         [b"reset", name, _] => name == b"all" || named(name),
         [b"discard", what, _] => what == b"all",

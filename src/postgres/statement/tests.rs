@@ -266,7 +266,56 @@ fn unicode_escapes_are_in_doubt_where_there_are_any() {
         "select U&'a'\n'\\0061'",
         "select U&\"abc\"",
     ] {
-        assert!(scan(text.as_bytes()).admin_only.is_some(), "{text}");
+        let facts = scan(text.as_bytes());
+        assert!(
+            facts.admin_only.is_some() && facts.sticks.is_some(),
+            "{text}"
+        );
+    }
+}
+
+#[test]
+fn letters_that_end_like_signs_are_told() {
+    for text in [
+        &b"select E'\x83\\', pg_read_file(x) --'"[..],
+        b"select $\x83[$ ' $\x83[$, pg_read_file(x) --'",
+        b"select \x83[E'\\', pg_read_file(x) --'",
+        b"select $\x87\x90$ ' $\x81\xe0$",
+        b"do $$ begin perform E'\x83\\', pg_read_file(x) --'; end $$",
+    ] {
+        assert!(scan(text).letters, "{text:?}");
+    }
+    for text in [
+        "select 'h\u{e9}\\', \"h\u{e9}\", h\u{e9}, $$h\u{e9}[$$",
+        "select E'h\u{e9} \\n' -- h\u{e9}[",
+    ] {
+        assert!(!scan(text.as_bytes()).letters, "{text}");
+    }
+}
+
+#[test]
+fn blocks_are_what_their_strings_stand_for() {
+    for text in [
+        "do E'begin s\\145t app.tenant = 1; end'",
+        "do E'begin execute \\'set app.tenant = 1\\'; end'",
+        "do 'begin execute ''set app.tenant = 1''; end'",
+        "do 'begin perform ''--''; set app.tenant = 1; end'",
+        "do $$ begin execute E's\\145t app.tenant = 1'; end $$",
+    ] {
+        assert_eq!(scan(text.as_bytes()).parameters, ["app.tenant"], "{text}");
+    }
+    for text in [
+        "do 'begin set ap'\n'p.tenant = 1; end'",
+        "do 'begin perform set_conf'\nE'ig(name, 1, false); end'",
+    ] {
+        assert!(scan(text.as_bytes()).sticks.is_some(), "{text}");
+    }
+    for (text, presumes) in [
+        ("do 'begin perform ''\\d''; end'", true),
+        ("select 1; do $$ begin perform '\\'; end $$", true),
+        ("do $$ begin perform '\\d'; end $$", false),
+    ] {
+        assert_eq!(scan(text.as_bytes()).presumes_in_block, presumes, "{text}");
     }
 }
 

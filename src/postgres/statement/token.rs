@@ -4,6 +4,8 @@
 const WORD_BYTES_MAX: usize = 40;
 /// What follows a string or a name of which it chooses the letter that escapes.
 const UESCAPE: &[u8] = b"uescape";
+/// Signs that are second bytes of letters in encodings that only clients have (`SJIS`, `BIG5`, `GBK`).
+const SECOND: &[u8] = b"@[\\]^`{|}~";
 
 /// A piece of SQL text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -12,10 +14,21 @@ pub(super) enum Token<'a> {
     Word(Word),
     /// A string constant of any kind, without its quotes.
     Text(&'a [u8]),
+    /// The same of one that stands for another text: for which one tells `unescape`.
+    Escaped(&'a [u8], Escapes),
     /// Any other character.
     Sign(u8),
     /// A name or a string with Unicode escapes (`U&`), which stands for something else.
     Doubt,
+}
+
+/// What stands for something else in a string.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Escapes {
+    /// Two quotes for one.
+    Quotes,
+    /// Besides, backslashes and what follows them.
+    Backslashes,
 }
 
 /// A word in lower case, kept without allocation.
@@ -51,9 +64,16 @@ impl Word {
 /// The tokens of a text; comments and white space are left out.
 ///
 /// Strings end where the standard says, as they do while `standard_conforming_strings` is on.
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "independent notes of one text"
+)]
 pub(super) struct Tokens<'a> {
     rest: &'a [u8],
     presumes: bool,
+    letters: bool,
+    /// The token before was a string with backslashes, which are escapes while `standard_conforming_strings` is off.
+    slashed: bool,
     /// The token before was a string with escapes, and a string in the next line goes on with it.
     escapes: bool,
     /// A line has ended since the token before.
@@ -65,6 +85,8 @@ impl<'a> Tokens<'a> {
         Self {
             rest: text,
             presumes: false,
+            letters: false,
+            slashed: false,
             escapes: false,
             breaks: false,
         }
@@ -73,6 +95,17 @@ impl<'a> Tokens<'a> {
     /// Whether a string was seen that would end elsewhere while `standard_conforming_strings` is off.
     pub(super) fn presumes(&self) -> bool {
         self.presumes
+    }
+
+    /// Whether there was a letter beyond ASCII of which the second byte may be taken for a sign, or that may be written in
+    /// two ways where it matters.
+    pub(super) fn letters(&self) -> bool {
+        self.letters
+    }
+
+    /// Whether the last token was a string that stands for another while `standard_conforming_strings` is off.
+    pub(super) fn is_slashed(&self) -> bool {
+        self.slashed
     }
 
     /// How much of the text is left.
@@ -159,15 +192,18 @@ impl<'a> Tokens<'a> {
     /// A string in which backslashes escape only while `standard_conforming_strings` is off.
     fn string(&mut self) -> Token<'a> {
         let text = self.quoted(b'\'', false);
+        self.slashed = memchr::memchr(b'\\', text).is_some();
         self.presumes |= text.ends_with(b"\\") || memchr::memmem::find(text, b"\\'").is_some();
-        Token::Text(text)
+        stands_for(text, Escapes::Quotes)
     }
 
     /// `E'…'`, or a string that goes on with it.
     fn escaped(&mut self) -> Token<'a> {
         let text = self.quoted(b'\'', true);
         self.escapes = true;
-        Token::Text(text)
+        self.letters |= memchr::memchr_iter(b'\\', text)
+            .any(|at| at > 0 && text.get(at - 1).is_some_and(|byte| !byte.is_ascii()));
+        stands_for(text, Escapes::Backslashes)
     }
 
     /// Behind `U&`; while `standard_conforming_strings` is off, the server takes no such string.
@@ -201,15 +237,24 @@ impl<'a> Tokens<'a> {
             return Token::Sign(b'$');
         }
         let tag = self.take(length);
+        self.letters |= !tag.is_ascii();
         let end = memchr::memmem::find(self.rest, tag).unwrap_or(self.rest.len());
         let text = self.take(end);
         self.take(length);
         Token::Text(text)
     }
 
-    fn word(&mut self) -> Token<'a> {
+    /// A name or a number as far as it goes.
+    fn take_word(&mut self) -> &'a [u8] {
         let length = self.rest.iter().take_while(|byte| is_word(**byte)).count();
         let word = self.take(length);
+        let signs = self.rest.first().is_some_and(|sign| SECOND.contains(sign));
+        self.letters |= signs && word.last().is_some_and(|byte| !byte.is_ascii());
+        word
+    }
+
+    fn word(&mut self) -> Token<'a> {
+        let word = self.take_word();
         match (word, self.rest.first()) {
             (b"e" | b"E", Some(b'\'')) => self.escaped(),
             (b"b" | b"B" | b"x" | b"X", Some(b'\'')) => Token::Text(self.quoted(b'\'', false)),
@@ -232,6 +277,7 @@ impl<'a> Iterator for Tokens<'a> {
     fn next(&mut self) -> Option<Token<'a>> {
         self.skip_blank();
         let first = *self.rest.first()?;
+        self.slashed = false;
         let goes_on = std::mem::take(&mut self.escapes) & std::mem::take(&mut self.breaks);
         Some(match first {
             b'\'' if goes_on => self.escaped(),
@@ -239,8 +285,7 @@ impl<'a> Iterator for Tokens<'a> {
             b'"' => Token::Word(Word::folded(self.quoted(b'"', false))),
             b'$' => self.dollar(),
             byte if byte.is_ascii_digit() => {
-                let length = self.rest.iter().take_while(|byte| is_word(**byte)).count();
-                self.take(length);
+                self.take_word();
                 Token::Sign(b'0')
             }
             byte if is_word(byte) => self.word(),
@@ -249,6 +294,19 @@ impl<'a> Iterator for Tokens<'a> {
                 Token::Sign(byte)
             }
         })
+    }
+}
+
+/// A string that escapes something, if there is anything in it that does.
+fn stands_for(text: &[u8], escapes: Escapes) -> Token<'_> {
+    let special = match escapes {
+        Escapes::Quotes => memchr::memchr(b'\'', text),
+        Escapes::Backslashes => memchr::memchr2(b'\'', b'\\', text),
+    };
+    if special.is_some() {
+        Token::Escaped(text, escapes)
+    } else {
+        Token::Text(text)
     }
 }
 

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use md5::{Digest, Md5};
 
 use super::{
-    Upstream, conforms,
+    Reading, Upstream,
     connect::{self, Way},
     read_message, split_word,
 };
@@ -192,7 +192,7 @@ async fn attempt(
     let upstream = Upstream {
         peer: login.peer,
         cancel: Arc::new(cancel),
-        conforms: conforms(&greeting.reported),
+        began: Reading::reported(&greeting.reported),
         reported: greeting.reported,
         known: Arc::default(),
         statements: UpstreamStatements::default(),

@@ -23,7 +23,7 @@ use super::{
     rank::{IN_HOT_STANDBY, QUESTION, Rank},
     refusal,
     settings::{Parameters, pair},
-    statement::CONFORMING,
+    statement::{CONFORMING, ENCODING, Facts},
     wire,
 };
 use crate::pool;
@@ -38,10 +38,46 @@ const ROW_BYTES_AT_ONCE: usize = 64 * 1024;
 /// What `standard_conforming_strings` is where backslashes in strings are signs like others.
 pub(super) const CONFORMS: &str = "on";
 
-/// Whether that was reported.
-pub(super) fn conforms(reported: &BTreeMap<String, String>) -> bool {
-    let value = reported.get(CONFORMING);
-    value.is_some_and(|value| value == CONFORMS)
+/// The encodings in which second bytes of letters may be signs of ASCII; all others that there are servers have too.
+const OF_CLIENTS: [&str; 7] = [
+    "BIG5",
+    "GB18030",
+    "GBK",
+    "JOHAB",
+    "SHIFT_JIS_2004",
+    "SJIS",
+    "UHC",
+];
+
+/// How a session reads texts, as the server reported it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Reading {
+    /// Backslashes in strings are signs like others.
+    pub(super) conforms: bool,
+    /// No second byte of a letter is a sign.
+    pub(super) letters: bool,
+}
+
+impl Reading {
+    /// In doubt.
+    pub(super) const DOUBT: Self = Self {
+        conforms: false,
+        letters: false,
+    };
+
+    pub(super) fn reported(reported: &BTreeMap<String, String>) -> Self {
+        let conforms = reported.get(CONFORMING);
+        let encoding = reported.get(ENCODING);
+        Self {
+            conforms: conforms.is_some_and(|value| value == CONFORMS),
+            letters: encoding.is_some_and(|value| !OF_CLIENTS.contains(&value.as_str())),
+        }
+    }
+
+    /// Whether a text is read in this way as it was read here.
+    pub(super) fn suits(self, facts: &Facts) -> bool {
+        (self.conforms || !facts.presumes) && (self.letters || !facts.letters)
+    }
 }
 
 /// One connection to a server.
@@ -58,8 +94,8 @@ pub struct Upstream {
     pub(super) unnamed: Option<(u64, u64)>,
     /// The transaction status when it was last ready.
     pub(super) status: u8,
-    /// Whether its strings were read as the standard says when it logged in.
-    pub(super) conforms: bool,
+    /// How it read texts when it logged in.
+    pub(super) began: Reading,
     /// What its server is, if that is known and nothing has been said since that it changed.
     pub(super) rank: Option<Rank>,
 }
