@@ -136,9 +136,11 @@ impl ClientStatements {
         self.unproven.remove(name)
     }
 
-    /// The same statement, of this client alone.
-    pub(super) fn replace(&mut self, name: &[u8], own: Arc<Statement>) {
-        if let Some(named) = self.named.found.get_mut(name) {
+    /// The same statement, of this client alone; unless the name means another one by now.
+    pub(super) fn replace(&mut self, name: &[u8], old: &Statement, own: Arc<Statement>) {
+        let named = self.named.found.get_mut(name);
+        if let Some(named) = named.filter(|named| std::ptr::eq(Arc::as_ptr(&named.statement), old))
+        {
             named.statement = own;
         }
     }

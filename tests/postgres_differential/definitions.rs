@@ -63,6 +63,30 @@ fn stories_by_sql() -> Vec<Story> {
             ],
         ),
         (
+            "by SQL, anew in one text",
+            vec![
+                query("prepare p as select * from t"),
+                ddl(),
+                query("deallocate p; prepare p as select * from t; execute p"),
+                query("execute p"),
+                // Until then it stays where it is, as the server keeps the whole text.
+                query("deallocate p"),
+            ],
+        ),
+        (
+            "by SQL, given up with all",
+            vec![
+                query("prepare p as select * from t"),
+                ddl(),
+                query("discard all"),
+                query("execute p"),
+                query("prepare p as select * from t"),
+                query("execute p"),
+                ddl(),
+                query("execute p"),
+            ],
+        ),
+        (
             "by SQL, anew in a transaction",
             vec![
                 query("prepare p as select * from t"),
@@ -266,4 +290,103 @@ async fn a_statement_without_its_columns_is_refused_as_directly() {
 #[tokio::test]
 async fn in_a_failed_transaction_statements_are_described_as_directly() {
     compare("described", described(), false).await;
+}
+
+/// A place with two upstreams, and a client of its server's that owns the table.
+async fn place(name: &str) -> Option<(Place, Client)> {
+    let place = Place::open(name).await?;
+    let direct = account(&server_url().unwrap(), &place.database.name);
+    let mut owner = Client::log_in(&direct, &[]).await.unwrap();
+    owner.must("create table t as select 'x' as a").await;
+    Some((place, owner))
+}
+
+#[tokio::test]
+async fn a_name_that_was_given_anew_keeps_its_statement() {
+    let Some((place, mut owner)) = place("given_anew").await else {
+        return;
+    };
+    let mut client = place.gateway.client().await;
+    let first = unit(&[parse("s", ALL), named(b'C', b'S', "s")]);
+    client.send(&first).await;
+    assert_eq!(client.unit().await.0, "13ZI");
+    owner.must("alter table t add column b int").await;
+    place.gateway.settle().await;
+    let occupied = place.occupy().await;
+    let close = named(b'C', b'S', "s");
+    let second = unit(&[parse("s", ALL), close, parse("s", "select 7")]);
+    client.send(&second).await;
+    assert_eq!(client.unit().await.0, "131ZI");
+    client.send(&run("s")).await;
+    assert_eq!(client.unit().await.1, ["7"]);
+    drop(occupied);
+    place.close().await;
+}
+
+#[tokio::test]
+async fn a_statement_of_another_search_path_is_in_nobodys_way() {
+    let Some((place, mut owner)) = place("another_path").await else {
+        return;
+    };
+    owner.must("create schema one; create schema two").await;
+    owner.must("create table one.u as select 'x' as a").await;
+    owner.must("create table two.u as select 1 as b").await;
+    let mut client = place.gateway.client().await;
+    client.must("set search_path = one").await;
+    client.send(&unit(&[parse("s", "select * from u")])).await;
+    assert_eq!(client.unit().await.0, "1ZI");
+    client.must("set search_path = two").await;
+    client.must("prepare q as select 7").await;
+    place.gateway.settle().await;
+    let occupied = place.occupy().await;
+    assert_eq!(client.query("execute q").await.1, ["7"]);
+    drop(occupied);
+    place.close().await;
+}
+
+#[tokio::test]
+async fn behind_the_end_of_a_failed_transaction_columns_count() {
+    let Some((place, mut owner)) = place("behind_the_end").await else {
+        return;
+    };
+    let mut client = place.gateway.client().await;
+    client.must("prepare q as select 1").await;
+    client.send(&unit(&[parse("s", ALL)])).await;
+    client.unit().await;
+    owner.must("alter table t add column b int").await;
+    place.gateway.settle().await;
+    let occupied = place.occupy().await;
+    client.must("begin").await;
+    assert!(client.query("select 1/0").await.0.contains("22012E"));
+    let both = [query("rollback"), run("s")].concat();
+    client.send(&both).await;
+    assert_eq!(client.unit().await.0, "CZI");
+    assert!(client.unit().await.0.contains("0A000E"));
+    drop(occupied);
+    place.close().await;
+}
+
+#[tokio::test]
+async fn all_names_given_up_in_a_transaction_count_as_new() {
+    let Some((place, mut owner)) = place("all_given_up").await else {
+        return;
+    };
+    let mut client = place.gateway.client().await;
+    client.must("prepare p as select * from t").await;
+    owner.must("alter table t add column b int").await;
+    client.must("begin").await;
+    let all = [
+        parse("", "deallocate all"),
+        bind("", "", &[]),
+        execute("", 0),
+    ];
+    client.send(&unit(&all)).await;
+    assert_eq!(client.unit().await.0, "12CZT");
+    client.must("prepare p as select * from t").await;
+    client.must("commit").await;
+    place.gateway.settle().await;
+    let occupied = place.occupy().await;
+    assert_eq!(client.query("execute p").await.0, "TDCZI");
+    drop(occupied);
+    place.close().await;
 }

@@ -48,11 +48,11 @@ impl Session {
 
     /// `ParameterDescription`: kept until it is known whether there are columns.
     pub(super) fn described(&mut self, frame: Frame) {
-        let inbound = self
-            .lease
-            .as_ref()
-            .map(|lease| &lease.upstream.peer.inbound);
-        let whole = inbound.and_then(|inbound| inbound.unseen().get(..frame.bytes));
+        let lease = self.lease.as_ref();
+        let unseen = lease.map(|lease| lease.upstream.peer.inbound.unseen());
+        // Mostly it is known already: what comes behind it has come with it.
+        let unseen = unseen.filter(|unseen| unseen.get(frame.bytes) != Some(&b'T'));
+        let whole = unseen.and_then(|unseen| unseen.get(..frame.bytes));
         self.state.described = whole.map(Into::into);
     }
 
@@ -151,7 +151,7 @@ impl Session {
                 self.tenancy.catalogue.alone(under, &statement.rest, facts)
             }
         };
-        self.statements.replace(name, Arc::clone(&fresh));
+        self.statements.replace(name, statement, Arc::clone(&fresh));
         fresh
     }
 
@@ -159,11 +159,23 @@ impl Session {
     /// statement's own, or one that its text says.
     pub(super) fn is_out_of_date(&self, name: &[u8], facts: &Facts) -> bool {
         let outdated = &self.state.outdated;
-        if outdated.is_empty() || self.exchange.status() == FAILED {
+        // Behind what is not answered, a transaction that has failed may be over.
+        let failed = self.exchange.status() == FAILED && self.exchange.outstanding() == 0;
+        if outdated.is_empty() || failed {
             return false;
         }
-        let runs = |deed: &Deed| matches!(deed, Deed::Execute(name) if outdated.contains(name));
-        outdated.contains(name) || facts.deeds().any(runs)
+        let mut given_up = Vec::new();
+        for deed in facts.deeds() {
+            match deed {
+                Deed::Execute(run) if outdated.contains(run) && !given_up.contains(&run) => {
+                    return true;
+                }
+                Deed::Deallocate(name) => given_up.push(name),
+                Deed::DeallocateAll => break,
+                Deed::Prepare | Deed::Execute(_) | Deed::Unclear => {}
+            }
+        }
+        outdated.contains(name)
     }
 
     /// Describe, in a transaction that has failed, of what cannot be prepared there any more: the server
@@ -200,7 +212,6 @@ impl Session {
         if let Some(lease) = &mut self.lease {
             let out = &mut lease.upstream.peer.out;
             wire::named_message(out, b'D', b"");
-            wire::data(out, b'H');
             let undo = Undo::Columns(serial);
             self.exchange.expect(Reply::Describe, Act::Swallow, undo);
         }

@@ -185,18 +185,18 @@ impl Session {
         // Others must not come by what it means here.
         let statement = if apart && !statement.private {
             let own = self.tenancy.catalogue.own(&statement);
-            self.statements.replace(name, Arc::clone(&own));
+            self.statements.replace(name, &statement, Arc::clone(&own));
             own
         } else {
             statement
         };
         self.run_around(&around.before, &Act::Swallow, || Undo::Nothing);
         self.load(&statement);
-        self.run_around(&around.after, &Act::Swallow, || Undo::Nothing);
         let known = statement.shape.get().is_some();
         if !statement.facts.fixed {
             self.ask_shape(&statement, None);
         }
+        self.run_around(&around.after, &Act::Swallow, || Undo::Nothing);
         if !known || statement.facts.fixed {
             self.statements.first_use(name);
             return Provided::Here(statement);

@@ -147,13 +147,15 @@ impl Session {
                 Deed::Prepare | Deed::Unclear => self.state.suspect = true,
                 Deed::Deallocate(name) => {
                     self.state.suspect |= self.state.native;
-                    if self.state.native {
+                    if self.state.native && self.statements.find(name).is_some() {
                         self.rename(name);
                     }
                 }
                 Deed::DeallocateAll => {
                     self.state.suspect |= self.state.native;
-                    if self.exchange.status() != FAILED {
+                    if self.state.native && self.exchange.status() != FAILED {
+                        let names = self.statements.all().map(|(name, _)| name);
+                        self.state.renamed.extend(names);
                         self.state.outdated.clear();
                     }
                 }

@@ -134,8 +134,9 @@ impl Session {
             wire::parse_with_name(&mut lease.upstream.peer.out, name, &statement.rest);
             self.exchange.expect(Reply::Parse, like(act), Undo::Native);
         }
-        self.run_around(&around.after, act, || Undo::Native);
+        // Under other parameters it may not be understood at all, which is for the one who runs it to hear.
         self.ask_named(name, statement, act);
+        self.run_around(&around.after, act, || Undo::Native);
     }
 
     /// A statement has got its client's name: asks which columns it gives there.
@@ -234,9 +235,10 @@ impl Session {
         }
         self.note(&statement.facts);
         self.state.suspect = true;
-        self.rename(name);
         let mut undo = Undo::Nothing;
+        // Where the name is taken, the server refuses it and nothing has changed, as far as is known.
         if self.statements.find(name).is_none() {
+            self.rename(name);
             let unit = self.exchange.unit();
             self.statements.insert(name, Arc::clone(&statement), unit);
             undo = Undo::Prepare {
@@ -255,6 +257,15 @@ impl Session {
             self.state.outdated.remove(name);
             self.state.renamed.insert(name.into());
         }
+    }
+
+    /// A name means nothing from now on.
+    pub(super) fn unname(&mut self, name: &[u8]) {
+        if self.exchange.status() != FAILED {
+            self.state.outdated.remove(name);
+        }
+        // Unless it is given again, which counts as new, nothing is held of it.
+        self.state.renamed.remove(name);
     }
 
     pub(super) fn bind_natively(&mut self, frame: Frame, portal: &[u8], name: &[u8]) -> Step {

@@ -106,8 +106,12 @@ impl Session {
             // That it is one matters more than what it says, and the rest need not be held.
             return Ok(Some(self.error(frame)));
         }
-        if long && looked_at && frame.tag == b'D' {
-            self.state.findings.fail();
+        if long && looked_at {
+            match frame.tag {
+                b'D' => self.state.findings.fail(),
+                b't' | b'T' => self.state.described = None,
+                _ => {}
+            }
         }
         if !looked_at || long {
             return Ok(Some(plain(

@@ -278,7 +278,7 @@ impl Session {
             }
             if reply == Reply::Close && self.statements.remove(&name).is_some() {
                 self.state.suspect = true;
-                self.rename(&name);
+                self.unname(&name);
             }
             return Ok(self.forward(frame, reply));
         }

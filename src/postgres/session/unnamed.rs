@@ -64,16 +64,15 @@ impl Session {
             return self.refuse_run(frame, refusal::unknown_statement(b""));
         };
         // Where its Parse fails, the upstream may still have somebody else's.
-        if !self.exchange.is_settled(unnamed.unit) {
-            return Step::Wait;
-        }
-        if self.exchange.is_comparing() {
+        if !self.exchange.is_settled(unnamed.unit) || self.exchange.is_comparing() {
             return Step::Wait;
         }
         if std::mem::take(&mut self.state.changed_unnamed) {
             return self.refuse_run(frame, refusal::changed_columns());
         }
-        let (serial, told) = (unnamed.serial, unnamed.shape.is_some());
+        // What gives no columns never gives any, whatever is defined.
+        let told = unnamed.shape.is_some() && unnamed.silent.is_none();
+        let serial = unnamed.serial;
         let text = wire::split_cstr(&unnamed.rest).map_or(&unnamed.rest[..], |(text, _)| text);
         let verdict = self.judge(text, &unnamed.facts);
         let (facts, under) = (unnamed.facts.clone(), unnamed.under.clone());
@@ -110,9 +109,13 @@ impl Session {
             };
             self.run_around(&around.before, &Act::Swallow, || Undo::Nothing);
             self.parse_unnamed_again(serial);
-            self.run_around(&around.after, &Act::Swallow, || Undo::Nothing);
-            if told && !facts.fixed {
+            let compares = told && !facts.fixed;
+            if compares {
                 self.ask_unnamed_shape(serial);
+            }
+            self.run_around(&around.after, &Act::Swallow, || Undo::Nothing);
+            if let Some(lease) = self.lease.as_mut().filter(|_| compares) {
+                wire::data(&mut lease.upstream.peer.out, b'H');
                 return Step::Wait;
             }
         }
