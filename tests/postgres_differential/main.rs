@@ -27,4 +27,5 @@ mod meanings;
 mod operations;
 mod quotes;
 mod sessions;
+mod shared;
 mod wire;

@@ -67,7 +67,7 @@ impl Session {
             .pinned
             .is_some_and(|why| why != "listen" && why != PIN);
         let kept = state.kept.is_some_and(|why| why != "session_mode");
-        state.suspect || state.defines || pinned || kept
+        state.suspect || state.defines.is_some() || pinned || kept
     }
 
     /// What a Parse prepares: shared with others if it means the same to them.

@@ -152,8 +152,8 @@ struct State {
     shifted: bool,
     /// A statement that was to be there for a text could not be prepared: what the server said.
     unloaded: Option<Box<[u8]>>,
-    /// Definitions may have changed.
-    defines: bool,
+    /// The last unit in which definitions may have changed.
+    defines: Option<u64>,
     weighing: Weighing,
     quotes: Quotes,
     besides: Besides,

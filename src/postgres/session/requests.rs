@@ -356,7 +356,8 @@ impl Session {
         self.note_quotes(facts);
         self.state.shifted |= facts.shifts;
         self.state.suspect |= facts.touches_session || pinned && facts.may_clean;
-        self.state.defines |= facts.defines;
+        let defines = facts.defines.then(|| self.exchange.unit());
+        self.state.defines = defines.or(self.state.defines);
     }
 
     /// In the place of a message that the client may not send: one that fails.

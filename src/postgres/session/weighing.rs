@@ -27,8 +27,8 @@ pub(super) struct Weighing {
     pub(super) sets: bool,
     /// These are being asked for, and nothing else.
     pub(super) asks_own: bool,
-    /// Functions were defined, for what counts beyond the transaction.
-    pub(super) redefines: bool,
+    /// The last unit in which functions were defined, for what counts beyond the transaction.
+    pub(super) redefines: Option<u64>,
     /// What texts did could not be judged yet.
     pub(super) open: Option<Box<Open>>,
     /// When a text was first judged that is not settled; 0: none was.
@@ -56,7 +56,7 @@ impl Session {
             text,
             several: facts.several,
             defines: facts.defines,
-            apart: self.state.weighing.redefines,
+            apart: self.state.weighing.redefines.is_some(),
             loose: facts.loose,
             presumes: facts.presumes_in_block,
         }
@@ -72,7 +72,9 @@ impl Session {
         let state = &mut self.state;
         state.quotes.overlooked |= verdict.overlooked;
         state.quotes.misread |= verdict.misread;
-        state.weighing.redefines |= verdict.redefines;
+        if verdict.redefines {
+            state.weighing.redefines = Some(self.exchange.unit());
+        }
         if state.kept.is_some() {
             return;
         }
@@ -129,10 +131,11 @@ impl Session {
     /// Outside of transactions, what was defined counts for all.
     pub(super) fn defined(&mut self) {
         let state = &mut self.state;
-        if std::mem::take(&mut state.defines) {
+        let is_over = |unit: &mut u64| self.exchange.is_answered(*unit);
+        if state.defines.take_if(is_over).is_some() {
             self.tenancy.catalogue.renew();
         }
-        if std::mem::take(&mut state.weighing.redefines) {
+        if state.weighing.redefines.take_if(is_over).is_some() {
             self.tenancy.routines.outdate();
             state.weighing.weighed = 0;
         }
