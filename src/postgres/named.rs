@@ -5,7 +5,7 @@ use std::sync::Arc;
 use ahash::HashMap;
 
 use super::{
-    prepared::{Form, Statement},
+    prepared::{Form, Shape, Statement},
     settings::Parameters,
     statement::Facts,
 };
@@ -66,10 +66,21 @@ pub(super) struct Unnamed {
     pub(super) serial: u64,
     /// The unit in which its Parse was sent last.
     pub(super) unit: u64,
-    /// The columns that its client was told: their digest.
-    pub(super) shape: Option<u64>,
-    /// Its `ParameterDescription`, if its client was told that it gives none.
-    pub(super) silent: Option<Box<[u8]>>,
+    /// What its client was told that it takes and gives.
+    pub(super) shape: Option<Shape>,
+}
+
+impl Unnamed {
+    /// The types of its parameters, if its client was told.
+    pub(super) fn types(&self) -> Option<&[u8]> {
+        self.shape.as_ref()?.types.as_deref()
+    }
+
+    /// Whether its client was told that it gives columns.
+    pub(super) fn gives_columns(&self) -> bool {
+        let shape = self.shape.as_ref();
+        shape.is_some_and(|shape| shape.columns.is_some())
+    }
 }
 
 impl ClientStatements {
@@ -134,6 +145,11 @@ impl ClientStatements {
             return None;
         }
         self.unproven.remove(name)
+    }
+
+    /// When a name was given, if the server was not asked then and it was not used since.
+    pub(super) fn believed(&self, name: &[u8]) -> Option<u64> {
+        self.unproven.get(name).copied()
     }
 
     /// The same statement, of this client alone; unless the name means another one by now.
@@ -209,7 +225,6 @@ impl ClientStatements {
             serial: self.serial,
             unit,
             shape: None,
-            silent: None,
         });
         self.serial
     }
@@ -232,22 +247,15 @@ impl ClientStatements {
         }
     }
 
-    /// The unnamed statement of that serial gives these columns; false if its client was told others.
-    pub(super) fn unnamed_gives(
-        &mut self,
-        serial: u64,
-        shape: u64,
-        silent: Option<Box<[u8]>>,
-    ) -> bool {
+    /// An upstream tells the shape of the unnamed statement of that serial; false if its client was told
+    /// another.
+    pub(super) fn unnamed_has(&mut self, serial: u64, shape: &Shape) -> bool {
         let unnamed = self.unnamed.as_mut();
         let Some(unnamed) = unnamed.filter(|unnamed| unnamed.serial == serial) else {
             return true;
         };
-        let same = *unnamed.shape.get_or_insert(shape) == shape;
-        if same && silent.is_some() {
-            unnamed.silent = silent;
-        }
-        same
+        let told = unnamed.shape.get_or_insert_with(|| shape.clone());
+        told == shape
     }
 
     /// The Parse of that serial was not carried out; false if there was another since.

@@ -35,6 +35,29 @@ pub(super) enum Form {
     Sql,
 }
 
+/// What a statement takes and gives: what an upstream tells when it is asked to describe it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Shape {
+    /// The types of its parameters: how many, and their OIDs, as messages carry them.
+    pub(super) types: Option<Box<[u8]>>,
+    /// A digest of its columns; `None` if it gives none.
+    pub(super) columns: Option<u64>,
+}
+
+impl Shape {
+    /// The shape of a statement whose definitions had changed before it could be asked for: no other is
+    /// the same.
+    pub(super) const OUT_OF_DATE: Self = Self {
+        types: None,
+        columns: Some(0),
+    };
+
+    /// The types, if it gives no columns.
+    pub(super) fn types_alone(&self) -> Option<&[u8]> {
+        self.types.as_deref().filter(|_| self.columns.is_none())
+    }
+}
+
 /// One distinct statement: its text, its parameter types, and the name it has on upstreams.
 #[derive(Debug)]
 pub(super) struct Statement {
@@ -44,10 +67,8 @@ pub(super) struct Statement {
     pub(super) dialect: u64,
     /// These parameters, once they are known.
     pub(super) under: OnceLock<Arc<Parameters>>,
-    /// The columns that it gives, once they are known: their digest.
-    pub(super) shape: OnceLock<u64>,
-    /// Its `ParameterDescription`, if it is known and gives no columns.
-    pub(super) silent: OnceLock<Box<[u8]>>,
+    /// What it takes and gives, once an upstream has told.
+    pub(super) shape: OnceLock<Shape>,
     /// No other client has it: what its text meant depends on more than these.
     pub(super) private: bool,
     /// Its name on upstreams, unless the client's own is needed.
@@ -74,7 +95,6 @@ impl Statement {
             dialect,
             under: OnceLock::new(),
             shape: OnceLock::new(),
-            silent: OnceLock::new(),
             private: true,
             name: String::new(),
             rest: text.into(),
@@ -84,14 +104,9 @@ impl Statement {
         })
     }
 
-    /// An upstream tells its columns, and its `ParameterDescription` if it has none; false if they are not
-    /// those that are known.
-    pub(super) fn gives(&self, shape: u64, silent: Option<Box<[u8]>>) -> bool {
-        let same = *self.shape.get_or_init(|| shape) == shape;
-        if let Some(silent) = silent.filter(|_| same) {
-            self.silent.get_or_init(|| silent);
-        }
-        same
+    /// An upstream tells its shape; false if it is not the one that is known.
+    pub(super) fn has_shape(&self, shape: &Shape) -> bool {
+        self.shape.get_or_init(|| shape.clone()) == shape
     }
 
     /// An upstream has prepared it.
@@ -202,7 +217,6 @@ impl Catalogue {
         let (under, facts) = (statement.under.get().cloned(), statement.facts.clone());
         let mut own = self.inner.lock().enter(under, &statement.rest, facts);
         own.shape.clone_from(&statement.shape);
-        own.silent.clone_from(&statement.silent);
         Arc::new(own)
     }
 
@@ -225,11 +239,18 @@ impl Catalogue {
     ///
     /// Clients keep what they have prepared, and see what a direct connection would show them.
     pub(super) fn renew(&self) {
+        self.inner.lock().renew();
+    }
+
+    /// A statement does not give any more what is known of it: definitions have changed since, unless
+    /// nobody finds it any more.
+    pub(super) fn outdate(&self, statement: &Statement) {
         let mut inner = self.inner.lock();
-        inner.dialects.clear();
-        inner.epoch += 1;
-        inner.count = 0;
-        inner.bytes = 0;
+        let set = inner.dialects.get(&statement.dialect);
+        let found = set.and_then(|set| set.get(&*statement.rest));
+        if found.is_some_and(|found| found.0.id == statement.id) {
+            inner.renew();
+        }
     }
 }
 
@@ -243,7 +264,6 @@ impl Entries {
             dialect: under.as_ref().map_or(0, |under| under.dialect()),
             under: under.map_or_else(OnceLock::new, OnceLock::from),
             shape: OnceLock::new(),
-            silent: OnceLock::new(),
             private: true,
             name: upstream_name(self.last_id),
             rest: rest.into(),
@@ -251,6 +271,13 @@ impl Entries {
             harmless: AtomicU64::new(0),
             proven: AtomicBool::new(false),
         }
+    }
+
+    fn renew(&mut self) {
+        self.dialects.clear();
+        self.epoch += 1;
+        self.count = 0;
+        self.bytes = 0;
     }
 
     fn has_room(&self, more_bytes: usize) -> bool {
@@ -303,6 +330,19 @@ mod tests {
             catalogue.find(&plain, b"select 1", b"select 1\0\0\0").id,
             one.id
         );
+    }
+
+    #[test]
+    fn only_what_is_found_outdates_the_rest() {
+        let (catalogue, plain) = (Catalogue::default(), Arc::default());
+        let old = catalogue.find(&plain, b"select 1", b"select 1\0\0\0");
+        catalogue.outdate(&old);
+        let new = catalogue.find(&plain, b"select 1", b"select 1\0\0\0");
+        assert_ne!(new.id, old.id);
+        catalogue.outdate(&old);
+        catalogue.outdate(&catalogue.own(&new));
+        let found = catalogue.find(&plain, b"select 1", b"select 1\0\0\0");
+        assert_eq!(found.id, new.id);
     }
 
     #[test]

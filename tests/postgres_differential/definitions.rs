@@ -3,7 +3,7 @@
 
 use crate::{
     gateway::{Place, account, server_url},
-    wire::{Client, bind, execute, named, parse, query, run, sync},
+    wire::{Client, bind, bind_binary, execute, named, parse, query, run, sync},
 };
 
 /// All columns, whatever they are.
@@ -166,6 +166,46 @@ fn stories_by_protocol() -> Vec<Story> {
     ]
 }
 
+/// Statements that give what a cursor or another statement gives.
+fn stories_that_borrow() -> Vec<Story> {
+    vec![
+        (
+            "of a cursor",
+            vec![
+                query("begin; declare c cursor for select a from t"),
+                unit(&[parse("f", "fetch 1 from c"), describe("f")]),
+                run("f"),
+                query("commit"),
+                ddl(),
+                query("begin; declare c cursor for select * from t"),
+                run("f"),
+                unit(&[describe("f")]),
+                query("commit"),
+            ],
+        ),
+        (
+            "of another statement",
+            vec![
+                query("prepare p as select a from t"),
+                unit(&[parse("e", "execute p"), describe("e")]),
+                run("e"),
+                ddl(),
+                query("deallocate p"),
+                query("prepare p as select * from t"),
+                run("e"),
+                unit(&[parse("", "execute p"), describe("")]),
+                unit(&[parse("d", "deallocate p"), parse("p", "select 1 as one")]),
+                ddl(),
+                run(""),
+                run("d"),
+                unit(&[parse("p", "select 1 as one")]),
+                run(""),
+                run("e"),
+            ],
+        ),
+    ]
+}
+
 /// Statements that are described in a transaction that has failed.
 fn described() -> Vec<Story> {
     let texts = [
@@ -214,16 +254,51 @@ async fn tell(
     seen
 }
 
-/// Changes the table; through the gateway, where there is one, or past it.
-async fn change(client: &mut Client, number: usize, really: bool) {
-    if really {
-        client
-            .must(&format!("alter table t add column c{number} int"))
-            .await;
+/// A table, and what becomes of it.
+#[derive(Clone, Copy)]
+struct Ground {
+    anew: &'static str,
+    /// How it is changed; empty where nothing changes.
+    changes: &'static [&'static str],
+}
+
+/// A table that gets more columns.
+const WIDER: Ground = Ground {
+    anew: "create table t as select 'x' as a",
+    changes: &[
+        "alter table t add column b int",
+        "alter table t add column c int",
+    ],
+};
+/// A table that stays as it is.
+const STILL: Ground = Ground {
+    changes: &[],
+    ..WIDER
+};
+/// A table of which a column's type changes.
+const OTHER: Ground = Ground {
+    anew: "create table t (a int)",
+    changes: &[
+        "alter table t alter a type real",
+        "alter table t alter a type int",
+    ],
+};
+
+impl Ground {
+    async fn prepare(self, owner: &mut Client) {
+        owner.must("drop table if exists t").await;
+        owner.must(self.anew).await;
+    }
+
+    /// Changes the table; through the gateway, where there is one, or past it.
+    async fn change(self, client: &mut Client, number: usize) {
+        if let Some(change) = self.changes.get(number) {
+            client.must(change).await;
+        }
     }
 }
 
-async fn compare(database: &str, stories: Vec<Story>, really: bool) {
+async fn compare(database: &str, stories: Vec<Story>, ground: Ground) {
     let mut failures = String::new();
     for upstreams in [1, 2] {
         let Some(place) = Place::open_with(&format!("{database}_{upstreams}"), upstreams).await
@@ -232,26 +307,29 @@ async fn compare(database: &str, stories: Vec<Story>, really: bool) {
         };
         let direct = account(&server_url().unwrap(), &place.database.name);
         let mut owner = Client::log_in(&direct, &[]).await.unwrap();
-        let anew = "drop table if exists t; create table t as select 'x' as a";
         // Where nothing changes, it does not matter who would have changed it.
-        let ways = if really { &[false, true][..] } else { &[false] };
+        let ways = if ground.changes.is_empty() {
+            &[false][..]
+        } else {
+            &[false, true]
+        };
         let each = |story| ways.iter().map(move |through| (story, *through));
         for (story, through) in stories.iter().flat_map(each) {
-            owner.must(anew).await;
+            ground.prepare(&mut owner).await;
             let mut truth = Client::log_in(&direct, &[]).await.unwrap();
             let wanted = tell(&mut truth, story, async |number| {
-                change(&mut owner, number, really).await;
+                ground.change(&mut owner, number).await;
             });
             let wanted = wanted.await;
-            owner.must(anew).await;
+            ground.prepare(&mut owner).await;
             let mut client = place.gateway.client().await;
             let mut other = place.gateway.client().await;
             let mut occupied = None;
             let found = tell(&mut client, story, async |number| {
                 if through {
-                    change(&mut other, number, really).await;
+                    ground.change(&mut other, number).await;
                 } else {
-                    change(&mut owner, number, really).await;
+                    ground.change(&mut owner, number).await;
                 }
                 // The client's upstream has somebody else's statements, or somebody else has it.
                 other.must("prepare p as select 'other'; execute p").await;
@@ -283,13 +361,69 @@ async fn compare(database: &str, stories: Vec<Story>, really: bool) {
 
 #[tokio::test]
 async fn a_statement_without_its_columns_is_refused_as_directly() {
-    let stories = [stories_by_sql(), stories_by_protocol()].concat();
-    compare("definitions", stories, true).await;
+    let stories = [
+        stories_by_sql(),
+        stories_by_protocol(),
+        stories_that_borrow(),
+    ]
+    .concat();
+    compare("definitions", stories, WIDER).await;
 }
 
 #[tokio::test]
 async fn in_a_failed_transaction_statements_are_described_as_directly() {
-    compare("described", described(), false).await;
+    compare("described", described(), STILL).await;
+}
+
+/// Statements of which the values were of other types when they were prepared.
+fn stories_of_types() -> Vec<Story> {
+    let number = 7_i32.to_be_bytes();
+    let texts = [
+        ("insert", "insert into t values ($1)"),
+        ("update", "update t set a = a + $1"),
+        ("returning", "insert into t values ($1) returning a > 5"),
+        ("with another's", "insert into t select a + $1 from t"),
+    ];
+    let stories = texts.into_iter().flat_map(|(label, text)| {
+        ["", "s"].into_iter().flat_map(move |name| {
+            let bound = bind_binary("", name, &[&number]);
+            let bound = unit(&[bound, execute("", 0)]);
+            let prepared = unit(&[parse(name, text), describe(name)]);
+            let first = query("insert into t values (3)");
+            let seen = query("select a, pg_typeof(a) from t order by a");
+            let units = vec![
+                first,
+                prepared,
+                ddl(),
+                bound.clone(),
+                unit(&[describe(name)]),
+                seen.clone(),
+                ddl(),
+                bound.clone(),
+                bound,
+                seen,
+            ];
+            // Beside a statement by SQL the client's own names count.
+            let prepare = query("prepare q as select 1");
+            let native = [vec![prepare], units.clone()].concat();
+            [(label, units), (label, native)]
+        })
+    });
+    stories.collect()
+}
+
+#[tokio::test]
+async fn the_types_of_values_stay_what_they_were() {
+    let untold = |label, end: Vec<u8>| {
+        let text = "insert into t values ($1)";
+        let bound = bind_binary("", "s", &[&7_i32.to_be_bytes()]);
+        let seen = query("select a, pg_typeof(a) from t");
+        let units = [unit(&[parse("s", text)]), ddl(), unit(&[bound, end]), seen];
+        (label, units.to_vec())
+    };
+    let mut stories = stories_of_types();
+    stories.push(untold("not told", execute("", 0)));
+    compare("types", stories, OTHER).await;
 }
 
 /// A place with two upstreams, and a client of its server's that owns the table.

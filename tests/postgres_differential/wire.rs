@@ -184,6 +184,18 @@ pub(crate) fn bind(portal: &str, name: &str, values: &[&str]) -> Vec<u8> {
     message(b'B', &body)
 }
 
+/// The same of binary parameters.
+pub(crate) fn bind_binary(portal: &str, name: &str, values: &[&[u8]]) -> Vec<u8> {
+    let mut body = [portal.as_bytes(), &[0], name.as_bytes(), &[0, 0, 1, 0, 1]].concat();
+    body.extend(u16::try_from(values.len()).unwrap().to_be_bytes());
+    for value in values {
+        body.extend(u32::try_from(value.len()).unwrap().to_be_bytes());
+        body.extend(*value);
+    }
+    body.extend([0, 0]);
+    message(b'B', &body)
+}
+
 pub(crate) fn execute(portal: &str, rows: u32) -> Vec<u8> {
     message(
         b'E',

@@ -64,12 +64,14 @@ pub(in crate::postgres) enum Undo {
     Load(u64),
     /// A statement of one client's, of which the answer tells the parameters that it was prepared under.
     Understand(Arc<Statement>),
-    /// A statement of which the answer tells the columns, and the client's name for it if it is the
+    /// A statement of which the answer tells the shape, and the client's name for it if it is the
     /// client that has just prepared it.
     Shape(Arc<Statement>, Option<Box<[u8]>>),
-    /// A statement that gets the client's name on the upstream, of which the answer tells the columns.
+    /// A statement of which the answer tells whether it still has the shape that is known.
+    Compare(Arc<Statement>),
+    /// A statement that gets the client's name on the upstream, of which the answer tells the shape.
     Named(Arc<[u8]>, Arc<Statement>),
-    /// The client's unnamed statement of that serial, of which the answer tells the columns.
+    /// The client's unnamed statement of that serial, of which the answer tells the shape.
     Columns(u64),
     /// A statement that we closed.
     Evict(u64),
@@ -111,4 +113,15 @@ pub(in crate::postgres) struct Expect {
     pub(in crate::postgres) reply: Reply,
     pub(in crate::postgres) act: Act,
     pub(in crate::postgres) undo: Undo,
+}
+
+impl Expect {
+    /// Whether the answer tells if a statement is what its client knows, before it is used.
+    pub(in crate::postgres) fn compares(&self) -> bool {
+        match self.undo {
+            Undo::Compare(_) => true,
+            Undo::Columns(_) => matches!(self.act, Act::Swallow),
+            _ => false,
+        }
+    }
 }

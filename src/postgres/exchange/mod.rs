@@ -137,14 +137,9 @@ impl Exchange {
         self.queue.front().is_some_and(telling)
     }
 
-    /// A statement of which columns are asked that are known: they may not have changed.
+    /// Whether a statement is being looked at that may have changed.
     pub(super) fn is_comparing(&self) -> bool {
-        let compares = |expect: &Expect| match &expect.undo {
-            Undo::Shape(statement, None) => statement.shape.get().is_some(),
-            Undo::Columns(_) => matches!(expect.act, Act::Swallow),
-            _ => false,
-        };
-        self.seldom >= self.unanswered && self.queue.iter().any(compares)
+        self.seldom >= self.unanswered && self.queue.iter().any(Expect::compares)
     }
 
     /// Whether a plain change of a parameter is under way.
@@ -183,8 +178,8 @@ impl Exchange {
 
     /// A message is sent.
     pub(super) fn expect(&mut self, reply: Reply, act: Act, undo: Undo) {
-        let compares = matches!((&act, &undo), (Act::Swallow, Undo::Columns(_)));
-        if compares || matches!(undo, Undo::Set(..) | Undo::Shape(_, None)) {
+        let expect = Expect { reply, act, undo };
+        if expect.compares() || matches!(expect.undo, Undo::Set(..)) {
             self.seldom = self.unit;
         }
         match reply {
@@ -198,7 +193,7 @@ impl Exchange {
                 self.open_unit = true;
             }
         }
-        self.queue.push_back(Expect { reply, act, undo });
+        self.queue.push_back(expect);
     }
 
     /// A message that was answered here belongs to a unit all the same.

@@ -1,32 +1,29 @@
-//! Which columns statements give: learned from the server, held against what their clients were told.
+//! What statements take and give: learned from the server, held against what their clients were told.
 //!
-//! A statement that would give others than when it was prepared is refused, as on the client's own
-//! connection. Where it is prepared again the server would see nothing wrong, so it is looked at here.
+//! A statement that would give other columns than when it was prepared is refused, as on the client's own
+//! connection. Where it is prepared again the server would see nothing wrong, so it is looked at here. And
+//! it would find other types for parameters, so it is told those that it found at first.
 
 use std::sync::Arc;
+
+use bytes::BytesMut;
 
 use super::{Session, requests::Step};
 use crate::postgres::{
     exchange::{Act, Exchange, FAILED, Reply, Undo},
     held::Presence,
-    prepared::{Form, Statement},
+    prepared::{Form, Shape, Statement},
     refusal,
     statement::{Deed, Facts},
     wire::{self, Frame},
 };
 
-/// The columns of a statement whose definitions had changed before they could be asked for: no others
-/// are the same.
-const OUT_OF_DATE: u64 = 0;
-
 impl Session {
-    /// Asks which columns a statement gives, which was just prepared: by the client, under this name, or
-    /// again.
-    pub(super) fn ask_shape(&mut self, statement: &Arc<Statement>, name: Option<Box<[u8]>>) {
-        if let Some(lease) = &mut self.lease {
+    /// Asks for the shape of a statement that was just prepared.
+    pub(super) fn ask_shape(&mut self, statement: &Statement, undo: Undo) {
+        if let Some(lease) = self.lease.as_mut().filter(|_| !statement.facts.borrows) {
             let out = &mut lease.upstream.peer.out;
             wire::named_message(out, b'D', statement.name.as_bytes());
-            let undo = Undo::Shape(Arc::clone(statement), name);
             self.exchange.expect(Reply::Describe, Act::Swallow, undo);
         }
     }
@@ -46,33 +43,44 @@ impl Session {
         }
     }
 
-    /// `ParameterDescription`: kept until it is known whether there are columns.
+    /// The types of a statement's parameters where it is prepared again, if they are to be told. What others
+    /// know may be out of date where its client has only just prepared it, and has been told nothing.
+    pub(super) fn kept_types<'a>(&self, name: &[u8], statement: &'a Statement) -> Option<&'a [u8]> {
+        let types = statement.shape.get()?.types.as_deref();
+        let believed = self.statements.believed(name);
+        let is_new = believed.is_some_and(|epoch| epoch == self.tenancy.catalogue.epoch());
+        types.filter(|_| !is_new)
+    }
+
+    /// `ParameterDescription`: kept until it is known which columns there are.
     pub(super) fn described(&mut self, frame: Frame) {
         let lease = self.lease.as_ref();
         let unseen = lease.map(|lease| lease.upstream.peer.inbound.unseen());
-        // Mostly it is known already: what comes behind it has come with it.
-        let unseen = unseen.filter(|unseen| unseen.get(frame.bytes) != Some(&b'T'));
-        let whole = unseen.and_then(|unseen| unseen.get(..frame.bytes));
-        self.state.described = whole.map(Into::into);
+        let types = unseen.and_then(|unseen| frame.body(unseen));
+        self.state.described = types.map(Into::into);
     }
 
     /// The upstream tells which columns a statement gives; `None` if it gives none. Others than its client
     /// knows make it of no use, as on the client's own connection; but who has just prepared it knows these.
     pub(super) fn compare(&mut self, columns: Option<u64>) {
-        let shape = columns.unwrap_or_else(|| wire::columns_digest(&[]));
-        let silent = self.state.described.take().filter(|_| columns.is_none());
+        let types = self.state.described.take();
+        let shape = Shape { types, columns };
         match self.exchange.undo() {
             Some(Undo::Shape(statement, name)) => {
                 let (statement, name) = (Arc::clone(statement), name.clone());
-                self.compare_shape(&statement, name, shape, silent);
+                self.compare_shape(&statement, name, &shape);
+            }
+            Some(Undo::Compare(statement)) => {
+                let statement = Arc::clone(statement);
+                self.compare_shape(&statement, None, &shape);
             }
             Some(Undo::Named(name, statement)) => {
                 let (name, statement) = (Arc::clone(name), Arc::clone(statement));
-                self.compare_named(&name, &statement, shape, silent);
+                self.compare_named(&name, &statement, &shape);
             }
             Some(Undo::Columns(serial)) => {
                 let serial = *serial;
-                if !self.statements.unnamed_gives(serial, shape, silent) {
+                if !self.statements.unnamed_has(serial, &shape) {
                     self.state.changed_unnamed = true;
                     if let Some(lease) = &mut self.lease {
                         lease.upstream.unnamed = None;
@@ -87,19 +95,15 @@ impl Session {
         &mut self,
         statement: &Arc<Statement>,
         name: Option<Box<[u8]>>,
-        shape: u64,
-        silent: Option<Box<[u8]>>,
+        shape: &Shape,
     ) {
-        if statement.gives(shape, silent) {
+        if statement.has_shape(shape) {
             return;
         }
         match name {
             Some(name) => {
-                if !statement.private {
-                    self.tenancy.catalogue.renew();
-                }
-                let fresh = self.prepared_anew(&name, statement);
-                fresh.gives(shape, None);
+                self.tenancy.catalogue.outdate(statement);
+                self.prepared_anew(&name, statement).has_shape(shape);
             }
             None => self.state.changed = Some(statement.id),
         }
@@ -113,22 +117,15 @@ impl Session {
     }
 
     /// A statement has its client's name here.
-    fn compare_named(
-        &mut self,
-        name: &Arc<[u8]>,
-        statement: &Arc<Statement>,
-        shape: u64,
-        silent: Option<Box<[u8]>>,
-    ) {
+    fn compare_named(&mut self, name: &Arc<[u8]>, statement: &Arc<Statement>, shape: &Shape) {
         let first_use = self.statements.first_use(name);
-        if statement.gives(shape, silent) {
+        if statement.has_shape(shape) {
             return;
         }
         if first_use == Some(self.tenancy.catalogue.epoch()) {
             // What others knew of it was out of date when the client prepared it; it knows nothing yet.
-            self.tenancy.catalogue.renew();
-            let fresh = self.prepared_anew(name, statement);
-            fresh.gives(shape, None);
+            self.tenancy.catalogue.outdate(statement);
+            self.prepared_anew(name, statement).has_shape(shape);
             return;
         }
         self.state.outdated.insert(Arc::clone(name));
@@ -140,7 +137,8 @@ impl Session {
 
     /// A statement has been out of date since before its columns could be asked for.
     pub(super) fn is_late(&mut self, name: &[u8], statement: &Statement) {
-        self.prepared_anew(name, statement).gives(OUT_OF_DATE, None);
+        let fresh = self.prepared_anew(name, statement);
+        fresh.has_shape(&Shape::OUT_OF_DATE);
     }
 
     pub(super) fn prepared_anew(&mut self, name: &[u8], statement: &Statement) -> Arc<Statement> {
@@ -187,21 +185,24 @@ impl Session {
         let unit = self.exchange.unit();
         let client = self.seat.id();
         let upstream = &mut self.lease.as_mut()?.upstream;
-        let silent = if name.is_empty() {
+        let shape = if name.is_empty() {
             let unnamed = self.statements.unnamed()?;
             let absent = upstream.unnamed != Some((client, unnamed.serial));
-            unnamed.silent.as_ref().filter(|_| absent)
+            unnamed.shape.as_ref().filter(|_| absent)
         } else {
             let statement = self.statements.find(name)?;
             let absent = upstream.statements.presence(statement.id, unit) != Presence::Here;
-            statement.silent.get().filter(|_| absent)
+            statement.shape.get().filter(|_| absent)
         };
-        let said = [silent?, NO_DATA].concat();
+        let types = shape?.types_alone()?;
+        let mut said = BytesMut::new();
+        wire::tagged(&mut said, b't', |out| out.extend_from_slice(types));
+        wire::data(&mut said, b'n');
         self.client
             .inbound
             .skip(frame.bytes, &mut upstream.peer.out);
         self.exchange
-            .expect(Reply::Made, Act::Tell(said.into()), Undo::Nothing);
+            .expect(Reply::Made, Act::Tell((*said).into()), Undo::Nothing);
         self.exchange.begin_unit();
         Some(Step::Done)
     }
@@ -217,9 +218,6 @@ impl Session {
         }
     }
 }
-
-/// `NoData`.
-const NO_DATA: &[u8] = b"n\0\0\0\x04";
 
 /// A statement of which the columns cannot be told, as they are others by now, and the client's name for it.
 pub(super) fn out_of_date(exchange: &Exchange, body: &[u8]) -> Option<(Box<[u8]>, Arc<Statement>)> {

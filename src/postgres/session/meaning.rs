@@ -150,7 +150,7 @@ impl Session {
         let statement = if self.state.changed.take() == Some(statement.id) {
             let catalogue = &self.tenancy.catalogue;
             let epoch = catalogue.epoch();
-            catalogue.renew();
+            catalogue.outdate(&statement);
             if self.statements.first_use(name) != Some(epoch) {
                 return Provided::Refused(refusal::changed_columns());
             }
@@ -167,7 +167,11 @@ impl Session {
             self.statements.first_use(name);
             return Provided::Here(statement);
         }
-        if let Some(said) = self.miscounted(name, &statement.rest) {
+        let types = statement
+            .shape
+            .get()
+            .and_then(|shape| shape.types.as_deref());
+        if let Some(said) = self.miscounted(name, &statement.rest, types) {
             return Provided::Refused(said);
         }
         let way = self.way(&statement.facts, statement.under.get());
@@ -191,13 +195,15 @@ impl Session {
             statement
         };
         self.run_around(&around.before, &Act::Swallow, || Undo::Nothing);
-        self.load(&statement);
-        let known = statement.shape.get().is_some();
-        if !statement.facts.fixed {
-            self.ask_shape(&statement, None);
+        self.load(&statement, self.kept_types(name, &statement));
+        let compares = statement.shape.get().is_some() && statement.facts.keeps_shape();
+        if compares {
+            self.ask_shape(&statement, Undo::Compare(Arc::clone(&statement)));
+        } else if statement.facts.keeps_shape() {
+            self.ask_shape(&statement, Undo::Shape(Arc::clone(&statement), None));
         }
         self.run_around(&around.after, &Act::Swallow, || Undo::Nothing);
-        if !known || statement.facts.fixed {
+        if !compares {
             self.statements.first_use(name);
             return Provided::Here(statement);
         }
@@ -208,8 +214,9 @@ impl Session {
         Provided::Wait
     }
 
-    /// Makes sure that the upstream has a statement; the answers are swallowed.
-    pub(super) fn load(&mut self, statement: &Statement) {
+    /// Makes sure that the upstream has a statement, with these types of parameters if they are given; the
+    /// answers are swallowed.
+    pub(super) fn load(&mut self, statement: &Statement, types: Option<&[u8]>) {
         let Some(lease) = &mut self.lease else {
             return;
         };
@@ -233,24 +240,31 @@ impl Session {
             self.exchange
                 .expect(Reply::Close, Act::Swallow, Undo::Evict(oldest));
         }
-        wire::parse_with_name(&mut peer.out, statement.name.as_bytes(), &statement.rest);
+        let (name, rest) = (statement.name.as_bytes(), &statement.rest);
+        wire::parse_with_types(&mut peer.out, name, rest, types);
         self.exchange
             .expect(Reply::Parse, Act::Swallow, Undo::Load(statement.id));
     }
 
     /// A Bind in a transaction that has failed, of what cannot be prepared there any more: the server
     /// counts its values before it looks at the transaction.
-    pub(super) fn miscounted(&self, name: &[u8], rest: &[u8]) -> Option<Box<[u8]>> {
+    pub(super) fn miscounted(
+        &self,
+        name: &[u8],
+        rest: &[u8],
+        known: Option<&[u8]>,
+    ) -> Option<Box<[u8]>> {
         let bind = self.client.inbound.unseen().strip_prefix(b"B")?;
         if self.exchange.status() != FAILED {
             return None;
         }
         let values = wire::bound_values(bind.get(wire::HEADER_BYTES - 1..)?)?;
-        let (text, types) = wire::split_cstr(rest)?;
-        let declared = types
-            .first_chunk::<2>()
-            .map(|count| u16::from_be_bytes(*count));
-        let wanted = parameters(text, declared.unwrap_or_default().into());
+        let (text, declared) = wire::split_cstr(rest)?;
+        let count = |types: &[u8]| {
+            let count = types.first_chunk::<2>();
+            count.map_or(0, |count| u16::from_be_bytes(*count).into())
+        };
+        let wanted = known.map_or_else(|| parameters(text, count(declared)), count);
         let values = usize::from(values);
         (values != wanted).then(|| refusal::miscounted(name, values, wanted))
     }

@@ -146,7 +146,7 @@ struct State {
     outdated: BTreeSet<Arc<[u8]>>,
     /// The client's names for statements that may be others than when they were last looked at.
     renamed: BTreeSet<Arc<[u8]>>,
-    /// The `ParameterDescription` of a statement that is being described.
+    /// The types of the parameters of a statement that is being described.
     described: Option<Box<[u8]>>,
     /// A text may have changed parameters, or what names mean, since the transaction began.
     shifted: bool,

@@ -130,8 +130,10 @@ impl Session {
             Way::Plain | Way::Anyhow | Way::Wait => Surroundings::default(),
         };
         self.run_around(&around.before, act, || Undo::Native);
+        let types = self.kept_types(name, statement);
         if let Some(lease) = &mut self.lease {
-            wire::parse_with_name(&mut lease.upstream.peer.out, name, &statement.rest);
+            let out = &mut lease.upstream.peer.out;
+            wire::parse_with_types(out, name, &statement.rest, types);
             self.exchange.expect(Reply::Parse, like(act), Undo::Native);
         }
         // Under other parameters it may not be understood at all, which is for the one who runs it to hear.
@@ -139,9 +141,10 @@ impl Session {
         self.run_around(&around.after, act, || Undo::Native);
     }
 
-    /// A statement has got its client's name: asks which columns it gives there.
+    /// A statement has got its client's name: asks for its shape there.
     fn ask_named(&mut self, name: &Arc<[u8]>, statement: &Arc<Statement>, act: &Act) {
-        if let Some(lease) = self.lease.as_mut().filter(|_| !statement.facts.fixed) {
+        let asks = statement.form == Form::Sql || statement.facts.keeps_shape();
+        if let Some(lease) = self.lease.as_mut().filter(|_| asks) {
             wire::named_message(&mut lease.upstream.peer.out, b'D', name);
             let undo = Undo::Named(Arc::clone(name), Arc::clone(statement));
             self.exchange.expect(Reply::Describe, like(act), undo);
@@ -173,7 +176,7 @@ impl Session {
             let known = kept.is_some() && !renamed.contains(&name);
             let statement =
                 kept.map_or_else(|| self.statement_of(by_sql, &types, rest), Arc::clone);
-            if !known && !statement.facts.fixed {
+            if !known && (by_sql || statement.facts.keeps_shape()) {
                 unseen.push((Arc::clone(&name), Arc::clone(&statement)));
             }
             self.statements.insert(&name, statement, SETTLED);

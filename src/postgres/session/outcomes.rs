@@ -33,6 +33,7 @@ impl Session {
             | Undo::Prepare { .. }
             | Undo::Load(_)
             | Undo::Shape(..)
+            | Undo::Compare(_)
             | Undo::Named(..)
             | Undo::Columns(_)
             | Undo::Evict(_)
@@ -124,6 +125,7 @@ pub(super) fn plain(exchange: &mut Exchange, upstream: &mut Upstream, tag: u8, f
             | Undo::Nothing
             | Undo::Understand(_)
             | Undo::Shape(..)
+            | Undo::Compare(_)
             | Undo::Named(..)
             | Undo::Columns(_)
             | Undo::Evict(_)
@@ -151,6 +153,7 @@ pub(super) fn undo(expect: Expect, statements: &mut ClientStatements, upstream: 
         | Undo::Use(..)
         | Undo::Understand(_)
         | Undo::Shape(..)
+        | Undo::Compare(_)
         | Undo::Columns(_)
         | Undo::Set(..)
         | Undo::Deallocate(_)

@@ -24,6 +24,9 @@ use crate::{
 /// Messages above this are not held to be looked at; those that matter are far shorter.
 const BODY_BYTES_MAX: usize = 16 * 1024;
 
+/// The largest `ParameterDescription`: 65,535 types.
+const TYPES_BYTES_MAX: usize = wire::HEADER_BYTES + 2 + 65_535 * 4;
+
 /// What becomes of a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Fate {
@@ -97,11 +100,16 @@ impl Session {
             b'D' => self.exchange.is_telling(),
             b'T' | b'n' | b't' => matches!(
                 self.exchange.undo(),
-                Some(Undo::Shape(..) | Undo::Named(..) | Undo::Columns(_))
+                Some(Undo::Shape(..) | Undo::Compare(_) | Undo::Named(..) | Undo::Columns(_))
             ),
             _ => false,
         };
-        let long = frame.bytes > BODY_BYTES_MAX;
+        let max = if frame.tag == b't' {
+            TYPES_BYTES_MAX
+        } else {
+            BODY_BYTES_MAX
+        };
+        let long = frame.bytes > max;
         if long && frame.tag == b'E' {
             // That it is one matters more than what it says, and the rest need not be held.
             return Ok(Some(self.error(frame)));
@@ -243,8 +251,11 @@ impl Session {
         let unseen = upstream.peer.inbound.unseen();
         let body = frame.body(unseen).unwrap_or_default();
         let whole = unseen.get(..frame.bytes).unwrap_or_default();
-        if refusal::is_stale_plan(body) {
-            self.tenancy.catalogue.renew();
+        if let Some(Undo::Use(_, name)) = self.exchange.undo()
+            && let Some(statement) = self.statements.find(name)
+            && refusal::is_stale_plan(body)
+        {
+            self.tenancy.catalogue.outdate(statement);
         }
         if refusal::is_read_only(body) {
             self.source.doubt();

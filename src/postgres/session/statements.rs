@@ -89,7 +89,7 @@ impl Session {
                 .skip(frame.bytes, &mut lease.upstream.peer.out);
         }
         let before = self.exchange.outstanding();
-        self.load(&statement);
+        self.load(&statement, None);
         let sent = self.exchange.outstanding() > before;
         let (asked, asked_name) = (Arc::clone(&statement), name.clone());
         let undo = Undo::Prepare {
@@ -100,7 +100,7 @@ impl Session {
         if sent {
             self.exchange.claim_last(undo);
             self.ask_under(&asked);
-            self.ask_shape(&asked, Some(asked_name));
+            self.ask_shape(&asked, Undo::Shape(Arc::clone(&asked), Some(asked_name)));
         } else {
             let epoch = self.tenancy.catalogue.epoch();
             self.statements.believe(&asked_name, epoch);

@@ -71,7 +71,7 @@ impl Session {
             return self.refuse_run(frame, refusal::changed_columns());
         }
         // What gives no columns never gives any, whatever is defined.
-        let told = unnamed.shape.is_some() && unnamed.silent.is_none();
+        let told = unnamed.gives_columns();
         let serial = unnamed.serial;
         let text = wire::split_cstr(&unnamed.rest).map_or(&unnamed.rest[..], |(text, _)| text);
         let verdict = self.judge(text, &unnamed.facts);
@@ -92,8 +92,10 @@ impl Session {
         let mine = Some((self.seat.id(), serial));
         let lease = self.lease.as_ref();
         if lease.is_some_and(|lease| lease.upstream.unnamed != mine) {
-            let rest = self.statements.unnamed().map(|unnamed| &unnamed.rest[..]);
-            if let Some(said) = rest.and_then(|rest| self.miscounted(b"", rest)) {
+            let unnamed = self.statements.unnamed();
+            let miscounted =
+                unnamed.and_then(|unnamed| self.miscounted(b"", &unnamed.rest, unnamed.types()));
+            if let Some(said) = miscounted {
                 return self.refuse_run(frame, said);
             }
             let way = self.way(&facts, under.as_ref());
@@ -109,7 +111,7 @@ impl Session {
             };
             self.run_around(&around.before, &Act::Swallow, || Undo::Nothing);
             self.parse_unnamed_again(serial);
-            let compares = told && !facts.fixed;
+            let compares = told && facts.keeps_shape();
             if compares {
                 self.ask_unnamed_shape(serial);
             }
@@ -135,7 +137,8 @@ impl Session {
         };
         let upstream = &mut lease.upstream;
         self.client.inbound.settle(&mut upstream.peer.out);
-        wire::parse_with_name(&mut upstream.peer.out, b"", &unnamed.rest);
+        let out = &mut upstream.peer.out;
+        wire::parse_with_types(out, b"", &unnamed.rest, unnamed.types());
         upstream.unnamed = Some((self.seat.id(), serial));
         self.statements.resend_unnamed(self.exchange.unit());
         let undo = Undo::Unnamed {

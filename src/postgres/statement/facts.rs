@@ -32,6 +32,8 @@ pub(crate) struct Facts {
     pub(crate) shifts: bool,
     /// It means the same whatever the parameters are.
     pub(crate) fixed: bool,
+    /// It gives the columns of a cursor or of another statement, which the server holds against nothing.
+    pub(crate) borrows: bool,
     /// It may end such state, which matters while there is some.
     pub(crate) may_clean: bool,
     /// It leaves state behind that cannot be asked for: the reason.
@@ -80,6 +82,13 @@ pub(crate) struct Facts {
     pub(crate) letters: bool,
     /// It may change how texts are read.
     pub(crate) requotes: bool,
+}
+
+impl Facts {
+    /// Whether what it takes and gives, where it is prepared again, is to be held against what it was.
+    pub(crate) fn keeps_shape(&self) -> bool {
+        !self.fixed && !self.borrows
+    }
 }
 
 /// What a text may do, as far as its tokens tell.
@@ -324,9 +333,7 @@ impl Scan {
             self.facts.sticks = Some(BLOCK_PIN);
         }
         let facts = &mut self.facts;
-        facts.shifts |= shift::shifts([word(0), word(1), word(2)]);
-        facts.requotes |= shift::requotes([word(0), word(1), word(2)]);
-        facts.fixed |= shift::is_fixed(word(0), word(1));
+        shift::look(facts, [word(0), word(1), word(2)]);
         // In bodies, what is executed is a text, which is read.
         facts.requotes |= word(0) == b"execute" && !self.is_inner;
         self.fenced |= fence(facts, word(0), word(1));

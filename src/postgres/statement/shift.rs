@@ -1,5 +1,7 @@
 //! Which statements may change what the texts after them mean.
 
+use super::Facts;
+
 /// Parameters that change no text's meaning: how long it may take, what is shown beside its outcome.
 ///
 /// How a value is written (`extra_float_digits`, `bytea_output`) is none of these: plans keep constants
@@ -67,7 +69,7 @@ pub(super) fn is_of_reading(name: &[u8]) -> bool {
 }
 
 /// Whether a statement may change how texts are read, by its first words.
-pub(super) fn requotes(words: [&[u8]; 3]) -> bool {
+fn requotes(words: [&[u8]; 3]) -> bool {
     let named = |name: &[u8]| is_of_reading(name) || name == b"names";
     match words {
         [b"reset", name, _] => name == b"all" || named(name),
@@ -83,15 +85,23 @@ pub(crate) fn is_plain(name: &[u8]) -> bool {
     PLAIN.contains(&name)
 }
 
+/// What a statement with these first words does to the meaning of texts, and what its own depends on.
+pub(super) fn look(facts: &mut Facts, words: [&[u8]; 3]) {
+    facts.shifts |= shifts(words);
+    facts.requotes |= requotes(words);
+    facts.fixed |= is_fixed(words[0], words[1]);
+    facts.borrows |= matches!(words[0], b"fetch" | b"execute");
+}
+
 /// Whether a statement with these first words means the same whatever the parameters are.
-pub(super) fn is_fixed(first: &[u8], second: &[u8]) -> bool {
+fn is_fixed(first: &[u8], second: &[u8]) -> bool {
     // Others that CREATE may not run beside anything else.
     let creates = first == b"create" && matches!(second, b"database" | b"index" | b"unique");
     creates || FIXED.contains(&first)
 }
 
 /// Whether a statement may change parameters that matter, by its first words.
-pub(super) fn shifts(words: [&[u8]; 3]) -> bool {
+fn shifts(words: [&[u8]; 3]) -> bool {
     match words {
         [b"reset" | b"discard" | b"do" | b"call", ..] => true,
         [b"set", b"transaction" | b"constraints", _] | [b"set", b"session", b"characteristics"] => {

@@ -2,7 +2,10 @@
 
 use bytes::{BufMut, BytesMut};
 
-use super::startup::{CANCEL_CODE, VERSION_3_0};
+use super::{
+    body::split_cstr,
+    startup::{CANCEL_CODE, VERSION_3_0},
+};
 
 /// Appends a message; its length is filled in after `body` has written the rest.
 pub(crate) fn tagged(out: &mut BytesMut, tag: u8, body: impl FnOnce(&mut BytesMut)) {
@@ -113,6 +116,20 @@ pub(crate) fn parse_with_name(out: &mut BytesMut, name: &[u8], rest: &[u8]) {
     tagged(out, b'P', |out| {
         put_cstr(out, name);
         out.put_slice(rest);
+    });
+}
+
+/// The same with `types`, if they are given, in the place of those in `rest`: how many, and their OIDs,
+/// as `ParameterDescription` tells them.
+pub(crate) fn parse_with_types(out: &mut BytesMut, name: &[u8], rest: &[u8], types: Option<&[u8]>) {
+    let Some(types) = types else {
+        return parse_with_name(out, name, rest);
+    };
+    let text = split_cstr(rest).map_or(rest, |(text, _)| text);
+    tagged(out, b'P', |out| {
+        put_cstr(out, name);
+        put_cstr(out, text);
+        out.put_slice(types);
     });
 }
 

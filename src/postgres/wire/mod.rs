@@ -19,7 +19,8 @@ pub(crate) use frame::{Frame, HEADER_BYTES, backend_head, frontend_head, run_of}
 pub(crate) use make::{
     authentication, authentication_ok, backend_key, bind_with_name, cancel_request,
     close_statement, data, error_response, named_message, negotiate_minor, parameter_status,
-    parse_with_name, password, query, ready, run_apart, sasl_initial, startup_message, tagged,
+    parse_with_name, parse_with_types, password, query, ready, run_apart, sasl_initial,
+    startup_message, tagged,
 };
 pub(crate) use startup::{
     APPLICATION_PROTOCOL, BAD_LENGTH, MINOR_MAX, SSL_REQUEST, Startup, StartupParameters,
