@@ -284,7 +284,7 @@ mod tests {
 
     #[test]
     fn a_client_counts_what_it_holds() {
-        let catalogue = Catalogue::default();
+        let catalogue = Catalogue::new(std::time::Duration::from_mins(1));
         let mut client = ClientStatements::default();
         let statement = catalogue.find(&Arc::default(), b"select 1", b"select 1\0\0\0");
         client.insert(b"a", statement, 0);

@@ -15,6 +15,7 @@ use std::{
 
 use ahash::{HashMap, HashSet};
 use parking_lot::Mutex;
+use tokio::time::{Duration, Instant};
 
 use super::{
     settings::Parameters,
@@ -80,6 +81,8 @@ pub(super) struct Statement {
     pub(super) harmless: AtomicU64,
     /// Some upstream has prepared it without an error.
     proven: AtomicBool,
+    /// When its text was last found to have its shape, in milliseconds of the catalogue's time.
+    looked_at: AtomicU64,
 }
 
 impl Statement {
@@ -101,6 +104,7 @@ impl Statement {
             facts,
             harmless: AtomicU64::new(0),
             proven: AtomicBool::new(false),
+            looked_at: AtomicU64::new(0),
         })
     }
 
@@ -160,9 +164,11 @@ impl Eq for ByText {}
 
 /// The statements of one pool, by the dialect they were written in: literals and names mean other
 /// things under another `search_path` or `DateStyle`.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Catalogue {
     inner: Mutex<Entries>,
+    began: Instant,
+    fresh_for: Duration,
 }
 
 #[derive(Debug, Default)]
@@ -175,6 +181,29 @@ struct Entries {
 }
 
 impl Catalogue {
+    /// An empty one, in which what is known of a statement counts so long where nothing tells of a change.
+    pub(super) fn new(fresh_for: Duration) -> Self {
+        Self {
+            inner: Mutex::default(),
+            began: Instant::now(),
+            fresh_for,
+        }
+    }
+
+    /// A text was just found to have the shape that is known.
+    pub(super) fn look(&self, statement: &Statement) {
+        let now = self.began.elapsed().as_millis();
+        let now = u64::try_from(now).unwrap_or(u64::MAX);
+        statement.looked_at.store(now, Ordering::Relaxed);
+    }
+
+    /// Whether what is known of a statement is to be looked at again before it is told to somebody else.
+    pub(super) fn is_aged(&self, statement: &Statement) -> bool {
+        let looked_at = Duration::from_millis(statement.looked_at.load(Ordering::Relaxed));
+        statement.facts.keeps_shape()
+            && self.began.elapsed() > looked_at.saturating_add(self.fresh_for)
+    }
+
     /// The statement of that text and those types, understood under these parameters.
     pub(super) fn find(&self, under: &Arc<Parameters>, text: &[u8], rest: &[u8]) -> Arc<Statement> {
         let dialect = under.dialect();
@@ -270,6 +299,7 @@ impl Entries {
             facts,
             harmless: AtomicU64::new(0),
             proven: AtomicBool::new(false),
+            looked_at: AtomicU64::new(0),
         }
     }
 
@@ -301,7 +331,7 @@ mod tests {
 
     #[test]
     fn one_text_has_one_identity_per_dialect() {
-        let catalogue = Catalogue::default();
+        let catalogue = Catalogue::new(Duration::from_mins(1));
         let pairs = [("datestyle".to_owned(), "German".to_owned())];
         let (plain, other) = (Arc::default(), Parameters::from_pairs(pairs));
         let one = catalogue.find(&plain, b"select 1", b"select 1\0\0\0");
@@ -334,7 +364,7 @@ mod tests {
 
     #[test]
     fn only_what_is_found_outdates_the_rest() {
-        let (catalogue, plain) = (Catalogue::default(), Arc::default());
+        let (catalogue, plain) = (Catalogue::new(Duration::from_mins(1)), Arc::default());
         let old = catalogue.find(&plain, b"select 1", b"select 1\0\0\0");
         catalogue.outdate(&old);
         let new = catalogue.find(&plain, b"select 1", b"select 1\0\0\0");
@@ -347,7 +377,7 @@ mod tests {
 
     #[test]
     fn a_full_catalogue_forgets_what_nobody_uses() {
-        let (catalogue, plain) = (Catalogue::default(), Arc::default());
+        let (catalogue, plain) = (Catalogue::new(Duration::from_mins(1)), Arc::default());
         let large = vec![b'x'; CATALOGUE_BYTES_MAX];
         let used = catalogue.find(&plain, b"", &large);
         let alone = catalogue.find(&plain, b"", b"select 1");

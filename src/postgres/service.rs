@@ -72,7 +72,8 @@ pub struct Settings {
     pub listen_channels_max: usize,
     /// Notifications that wait for a client that does not read, or that stays in a transaction, in bytes.
     pub notifications_bytes_max: usize,
-    /// How long what the database's functions do to sessions counts as known, where nothing tells of a change.
+    /// How long what the database's functions do to sessions counts as known, and what shared statements take
+    /// and give, where nothing tells of a change.
     #[serde(with = "humantime_serde")]
     pub routines_fresh_for: Duration,
 }

@@ -64,7 +64,7 @@ pub(super) struct Tenancy {
 impl Tenancy {
     fn new(fresh_for: Duration) -> Self {
         Self {
-            catalogue: Catalogue::default(),
+            catalogue: Catalogue::new(fresh_for),
             routines: Routines::new(fresh_for),
             hub: Arc::default(),
             greeting: Mutex::default(),

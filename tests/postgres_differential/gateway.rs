@@ -58,26 +58,27 @@ pub(crate) struct Gateway {
 impl Gateway {
     /// A gateway with so many upstreams to a database of the server's.
     pub(crate) async fn start(url: &str, database: &str, upstreams: u32) -> Self {
-        Self::start_as(url, database, upstreams, None).await
+        Self::start_as(url, database, upstreams, Settings::default(), None).await
     }
 
-    /// The same, that offers TLS to its clients.
+    /// The same, set otherwise, that offers TLS to its clients.
     pub(crate) async fn start_as(
         url: &str,
         database: &str,
         upstreams: u32,
+        settings: Settings,
         server_tls: Option<ServerTls>,
     ) -> Self {
         let mut url = url::Url::parse(url).unwrap();
         url.set_path(database);
         let folder = tempfile::tempdir().unwrap();
-        let settings = polypool::registry::Settings {
+        let stored = polypool::registry::Settings {
             data_dir: folder.path().to_owned(),
             ..Default::default()
         };
         let (keyring, _) = Keyring::load_or_create(&folder.path().join("keys")).unwrap();
         let vault = Vault::new(keyring, Passphrases::default(), false);
-        let registry = Registry::open(&settings, vault, LimitDefaults::default())
+        let registry = Registry::open(&stored, vault, LimitDefaults::default())
             .await
             .unwrap();
         let actor = Actor::local();
@@ -100,7 +101,7 @@ impl Gateway {
         let passwords = credentials(&registry).await;
         let shutdown = Shutdown::new();
         let service = Service::new(Parts {
-            settings: Settings::default(),
+            settings,
             pool: pool::Settings::default(),
             budget: pool::Budget::new(20),
             admission: Admission::new(Arc::new(registry), Board::new()).unwrap(),
@@ -193,9 +194,14 @@ impl Place {
 
     /// The same with so many upstreams.
     pub(crate) async fn open_with(name: &str, upstreams: u32) -> Option<Self> {
+        Self::open_as(name, upstreams, Settings::default()).await
+    }
+
+    /// The same, set otherwise.
+    pub(crate) async fn open_as(name: &str, upstreams: u32, settings: Settings) -> Option<Self> {
         let url = server_url()?;
         let database = Database::create(format!("{name}_{}", std::process::id())).await;
-        let gateway = Gateway::start(&url, &database.name, upstreams).await;
+        let gateway = Gateway::start_as(&url, &database.name, upstreams, settings, None).await;
         Some(Self { gateway, database })
     }
 

@@ -5,6 +5,7 @@ use std::{io::Write, path::Path, process::Command, sync::Arc, time::Duration};
 use polypool::{
     auth::scram,
     net::tls::{ServerFiles, ServerTls},
+    postgres::Settings,
 };
 use rustls::{
     ClientConfig, ClientConnection, RootCertStore,
@@ -318,7 +319,7 @@ fn certified(folder: &Path) -> (ServerTls, ClientConfig) {
 async fn killed_in_handshake(url: &str, database: &str) {
     let folder = tempfile::tempdir().unwrap();
     let (server_tls, config) = certified(folder.path());
-    let gateway = Gateway::start_as(url, database, 1, Some(server_tls)).await;
+    let gateway = Gateway::start_as(url, database, 1, Settings::default(), Some(server_tls)).await;
     let mut other = gateway.client().await;
     let ask = [8_u32.to_be_bytes(), 80_877_103_u32.to_be_bytes()].concat();
     let startup = message(b'x', &196_608_u32.to_be_bytes())[1..].to_vec();

@@ -67,6 +67,8 @@ pub(in crate::postgres) enum Undo {
     /// A statement of which the answer tells the shape, and the client's name for it if it is the
     /// client that has just prepared it.
     Shape(Arc<Statement>, Option<Box<[u8]>>),
+    /// The same of one that others have prepared, looked at anew for the client's name.
+    Again(Arc<Statement>, Box<[u8]>),
     /// A statement of which the answer tells whether it still has the shape that is known.
     Compare(Arc<Statement>),
     /// A statement that gets the client's name on the upstream, of which the answer tells the shape.
@@ -107,6 +109,20 @@ pub(in crate::postgres) enum Undo {
     Set(Box<(String, Option<String>)>, bool),
 }
 
+impl Undo {
+    /// Whether the answer's shape of a statement is taken note of.
+    pub(in crate::postgres) fn hears_shape(&self) -> bool {
+        matches!(
+            self,
+            Self::Shape(..)
+                | Self::Again(..)
+                | Self::Compare(_)
+                | Self::Named(..)
+                | Self::Columns(_)
+        )
+    }
+}
+
 /// One message that will be answered.
 #[derive(Debug)]
 pub(in crate::postgres) struct Expect {
@@ -119,7 +135,7 @@ impl Expect {
     /// Whether the answer tells if a statement is what its client knows, before it is used.
     pub(in crate::postgres) fn compares(&self) -> bool {
         match self.undo {
-            Undo::Compare(_) => true,
+            Undo::Compare(_) | Undo::Again(..) => true,
             Undo::Columns(_) => matches!(self.act, Act::Swallow),
             _ => false,
         }

@@ -18,6 +18,9 @@ use crate::postgres::{
     wire::{self, Frame},
 };
 
+/// The name of a statement that is only tried.
+const TRIED: &[u8] = b"pp?tried";
+
 impl Session {
     /// Asks for the shape of a statement that was just prepared.
     pub(super) fn ask_shape(&mut self, statement: &Statement, undo: Undo) {
@@ -25,6 +28,50 @@ impl Session {
             let out = &mut lease.upstream.peer.out;
             wire::named_message(out, b'D', statement.name.as_bytes());
             self.exchange.expect(Reply::Describe, Act::Swallow, undo);
+        }
+    }
+
+    /// A Parse of what others have prepared, which this upstream has: the server is asked only if it may be
+    /// of another mind. In a transaction that has failed it refuses; and definitions that were changed past
+    /// the gateway are noticed in time.
+    pub(super) fn trust_or_try(&mut self, statement: &Arc<Statement>, name: &[u8]) {
+        let catalogue = &self.tenancy.catalogue;
+        let works = self.exchange.status() != FAILED && self.exchange.is_first_unit();
+        if catalogue.is_aged(statement) {
+            let undo = Undo::Again(Arc::clone(statement), name.into());
+            self.try_text(&statement.rest, Some(undo));
+        } else if works {
+            let epoch = catalogue.epoch();
+            self.statements.believe(name, epoch);
+        } else {
+            self.try_text(&statement.rest, None);
+        }
+    }
+
+    /// Prepares a text under a name of ours and closes it again; with `undo`, its shape is asked for as
+    /// well.
+    pub(super) fn try_text(&mut self, rest: &[u8], undo: Option<Undo>) {
+        let Some(lease) = &mut self.lease else {
+            return;
+        };
+        let out = &mut lease.upstream.peer.out;
+        self.client.inbound.settle(out);
+        // It was left there if describing it was given up.
+        let mut ask = |reply, undo| self.exchange.expect(reply, Act::Swallow, undo);
+        wire::close_statement(out, TRIED);
+        ask(Reply::Close, Undo::Nothing);
+        wire::parse_with_name(out, TRIED, rest);
+        ask(Reply::Parse, Undo::Nothing);
+        let describes = undo.is_some();
+        if let Some(undo) = undo {
+            wire::named_message(out, b'D', TRIED);
+            ask(Reply::Describe, undo);
+        }
+        wire::close_statement(out, TRIED);
+        ask(Reply::Close, Undo::Nothing);
+        if describes {
+            // Before it is used, it is known what it is.
+            wire::data(out, b'H');
         }
     }
 
@@ -70,6 +117,15 @@ impl Session {
                 let (statement, name) = (Arc::clone(statement), name.clone());
                 self.compare_shape(&statement, name, &shape);
             }
+            Some(Undo::Again(statement, name)) => {
+                let (statement, name) = (Arc::clone(statement), name.clone());
+                if statement.has_shape(&shape) {
+                    self.tenancy.catalogue.look(&statement);
+                } else {
+                    self.tenancy.catalogue.outdate(&statement);
+                    self.prepared_anew(&name, &statement).has_shape(&shape);
+                }
+            }
             Some(Undo::Compare(statement)) => {
                 let statement = Arc::clone(statement);
                 self.compare_shape(&statement, None, &shape);
@@ -98,6 +154,9 @@ impl Session {
         shape: &Shape,
     ) {
         if statement.has_shape(shape) {
+            if name.is_some() && matches!(self.exchange.act(), Act::Swallow) {
+                self.tenancy.catalogue.look(statement);
+            }
             return;
         }
         match name {

@@ -80,6 +80,7 @@ impl Session {
                     && !statement.facts.depends()
                     && self.statements.find(parse.name).is_none();
                 let allowed = free && self.has_room(parse.rest.len()) && statement.is_proven();
+                let allowed = allowed && !self.tenancy.catalogue.is_aged(&statement);
                 let permitted = allowed && self.permit(&statement.facts, b'P').is_ok();
                 permitted.then(|| Change::Prepare(parse.name.into(), statement))
             }

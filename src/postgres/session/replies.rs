@@ -98,10 +98,7 @@ impl Session {
         let looked_at = match frame.tag {
             b'Z' | b'S' | b'E' | b'C' | b'A' => true,
             b'D' => self.exchange.is_telling(),
-            b'T' | b'n' | b't' => matches!(
-                self.exchange.undo(),
-                Some(Undo::Shape(..) | Undo::Compare(_) | Undo::Named(..) | Undo::Columns(_))
-            ),
+            b'T' | b'n' | b't' => self.exchange.undo().is_some_and(Undo::hears_shape),
             _ => false,
         };
         let max = if frame.tag == b't' {

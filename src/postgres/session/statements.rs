@@ -3,8 +3,6 @@
 
 use std::sync::Arc;
 
-use bytes::BytesMut;
-
 use super::{
     Run, Session, Stop,
     meaning::Provided,
@@ -21,8 +19,6 @@ use crate::postgres::{
 
 /// The head of a Bind that must be seen whole: two names.
 const NAMES_BYTES_MAX: usize = 64 * 1024;
-/// The name of a statement that is only tried.
-const TRIED: &[u8] = b"pp?tried";
 /// `ParseComplete` and `CloseComplete`.
 pub(super) const COMPLETIONS: [&[u8]; 2] = [PARSE_COMPLETE, CLOSE_COMPLETE];
 const PARSE_COMPLETE: &[u8] = b"1\0\0\0\x04";
@@ -102,8 +98,7 @@ impl Session {
             self.ask_under(&asked);
             self.ask_shape(&asked, Undo::Shape(Arc::clone(&asked), Some(asked_name)));
         } else {
-            let epoch = self.tenancy.catalogue.epoch();
-            self.statements.believe(&asked_name, epoch);
+            self.trust_or_try(&asked, &asked_name);
             self.exchange
                 .expect(Reply::Made, Act::Say(PARSE_COMPLETE), undo);
             self.exchange.begin_unit();
@@ -115,16 +110,8 @@ impl Session {
     fn parse_again(&mut self, frame: Frame, name: &[u8]) -> Step {
         let unseen = self.client.inbound.unseen();
         let parse = frame.body(unseen).and_then(wire::parse);
-        if let (Some(parse), Some(lease)) = (parse, &mut self.lease) {
-            let mut tried = BytesMut::new();
-            wire::parse_with_name(&mut tried, TRIED, parse.rest);
-            wire::close_statement(&mut tried, TRIED);
-            let out = &mut lease.upstream.peer.out;
-            self.client.inbound.settle(out);
-            out.extend_from_slice(&tried);
-            for reply in [Reply::Parse, Reply::Close] {
-                self.exchange.expect(reply, Act::Swallow, Undo::Nothing);
-            }
+        if let Some(rest) = parse.map(|parse| parse.rest.to_vec()) {
+            self.try_text(&rest, None);
         }
         self.refuse_message(frame, refusal::duplicate_statement(name))
     }

@@ -1,11 +1,11 @@
 //! Which statements may change what the texts after them mean.
 
-use super::Facts;
-
 /// Parameters that change no text's meaning: how long it may take, what is shown beside its outcome.
 ///
 /// How a value is written (`extra_float_digits`, `bytea_output`) is none of these: plans keep constants
 /// that were made from values by casts.
+use super::Facts;
+
 const PLAIN: [&[u8]; 13] = [
     b"application_name",
     b"client_min_messages",
