@@ -322,54 +322,75 @@ async fn a_database_whose_strings_have_escapes_is_read_with_care() {
     place.close().await;
 }
 
+/// Only where backslashes escape, a parameter is set.
+const SETTING: &str =
+    "begin perform '\\'', set_config($a$app.tenant$a$, $a$x$a$, false) --'\n; end";
+
+/// After `first`, `call` sets a parameter of its client's, which nobody else sees.
+async fn set_alone(place: &Place, first: &str, call: &str) {
+    let show = "select coalesce(current_setting('app.tenant', true), '')";
+    let mut client = place.gateway.client().await;
+    client.must(first).await;
+    client.must(call).await;
+    assert_eq!(client.must(show).await, ["x"], "{call}");
+    // Its upstream stays with it, and is cleaned when it leaves.
+    let mut other = place.gateway.client().await;
+    assert_eq!(other.must(show).await, [""], "{call}");
+    drop(client);
+    place.gateway.settle().await;
+    assert_eq!(other.must(show).await, [""], "{call}");
+    // A function is what it is to the other too, though one session of the server's has compiled it for the first.
+    if call.starts_with("select two") {
+        other.must(call).await;
+        assert_eq!(other.must(show).await, [""], "{call}");
+    }
+}
+
 #[tokio::test]
 async fn functions_are_what_they_are_to_the_session_that_runs_them() {
-    let Some(place) = Place::open_with("quotes_functions", 1).await else {
+    let Some(place) = Place::open("quotes_functions").await else {
         return;
     };
     let mut admin = place.gateway.client().await;
-    // Only where backslashes escape, a parameter is set.
-    let body = "begin perform '\\'', set_config($a$app.tenant$a$, $a$x$a$, false) --'\n; end";
     for (name, with) in [
         ("two", ""),
         ("own", "set standard_conforming_strings = off"),
     ] {
         let text = format!(
-            "create function {name}() returns void language plpgsql {with} as $f$ {body} $f$"
+            "create function {name}() returns void language plpgsql {with} as $f$ {SETTING} $f$"
         );
         admin.must(&text).await;
     }
-    let show = "select coalesce(current_setting('app.tenant', true), '')";
-    let block = format!("do $f$ {body} $f$");
     for (first, call) in [
         (OFF, "select two()"),
         ("select 1", "select own()"),
-        (OFF, &block),
-        (
-            "select 1",
-            &format!("set standard_conforming_strings = off; {block}"),
-        ),
-        (OFF, &format!("select 1; {block}")),
-        (OFF, &format!(";{block}")),
+        (OFF, &format!("do $f$ {SETTING} $f$")),
         (
             "select 1",
             "set standard_conforming_strings = off; select two()",
         ),
     ] {
-        let mut client = place.gateway.client().await;
-        client.must(first).await;
-        client.must(call).await;
-        assert_eq!(client.must(show).await, ["x"], "{call}");
-        // Its upstream stays with it, and is cleaned when it leaves.
-        drop(client);
-        place.gateway.settle().await;
-        let mut other = place.gateway.client().await;
-        assert_eq!(other.must(show).await, [""], "{call}");
-        // A function is what it is to the other too, though one session of the server's has compiled it for the first.
-        if call.starts_with("select two") {
-            other.must(call).await;
-            assert_eq!(other.must(show).await, [""], "{call}");
-        }
+        set_alone(&place, first, call).await;
+    }
+    place.close().await;
+}
+
+#[tokio::test]
+async fn blocks_are_what_they_are_where_no_functions_are() {
+    let Some(place) = Place::open("quotes_blocks").await else {
+        return;
+    };
+    let block = format!("do $f$ {SETTING} $f$");
+    for (first, call) in [
+        (OFF, block.clone()),
+        (
+            "select 1",
+            format!("set standard_conforming_strings = off; {block}"),
+        ),
+        (OFF, format!("select 1; {block}")),
+        (OFF, format!(";{block}")),
+    ] {
+        set_alone(&place, first, &call).await;
     }
     place.close().await;
 }
@@ -385,8 +406,11 @@ async fn statements_stay_while_the_setting_of_another_is_taken_back() {
         assert_eq!(likes(&mut client, "like").await, "t");
         client.must("prepare two as select 2").await;
         other.must(OFF).await;
+        // The names that stand on the upstream are somebody else's now.
+        other.must("prepare three as select 3").await;
         assert_eq!(likes_again(&mut client, "like").await, "t");
         assert_eq!(client.must("execute two").await, ["2"]);
+        other.must("deallocate three").await;
         other.must("reset standard_conforming_strings").await;
     }
     place.close().await;
@@ -398,13 +422,16 @@ async fn what_was_prepared_by_text_is_not_read_otherwise_elsewhere() {
         return;
     };
     let mut writer = place.gateway.client_as(Role::Write, &[]).await;
-    writer.must(&format!("prepare hidden as {HIDDEN}")).await;
-    assert_eq!(writer.must("execute hidden").await, [STANDARD]);
+    // One column of the same type either way.
+    let hidden = "select '\\'' || 5 --'";
+    writer.must(&format!("prepare hidden as {hidden}")).await;
+    assert_eq!(writer.must("execute hidden").await, ["\\' || 5 --"]);
     let name = &place.database.name;
     let text = format!("alter database {name} set standard_conforming_strings = off");
     crate::gateway::superuser().await.must(&text).await;
     let _occupied = place.occupy().await;
     let (types, rows) = writer.query("execute hidden").await;
+    println!("DBG {types} {rows:?}");
     assert!(!rows.iter().any(|row| row.starts_with(QUOTE)), "{types}");
     place.close().await;
 }
