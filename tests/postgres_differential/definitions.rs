@@ -284,6 +284,14 @@ const OTHER: Ground = Ground {
     ],
 };
 
+/// A table with many columns, of which a column's type changes: telling them takes 45 KB.
+const MANY: Ground = Ground {
+    anew: "do $$ begin execute (select 'create table t (a int, ' \
+        || string_agg('a_column_with_a_name_of_some_length_' || n || ' int', ', ') || ')' \
+        from generate_series(1, 700) n); end $$",
+    ..OTHER
+};
+
 impl Ground {
     async fn prepare(self, owner: &mut Client) {
         owner.must("drop table if exists t").await;
@@ -410,6 +418,16 @@ fn stories_of_types() -> Vec<Story> {
         })
     });
     stories.collect()
+}
+
+#[tokio::test]
+async fn of_many_columns_none_goes_unseen() {
+    let stories = ["", "s"].map(|name| {
+        let described = unit(&[parse(name, ALL), describe(name)]);
+        let units = vec![described, ddl(), run(name), unit(&[describe(name)])];
+        ("of many", units)
+    });
+    compare("many", stories.to_vec(), MANY).await;
 }
 
 #[tokio::test]

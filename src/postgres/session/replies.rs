@@ -24,8 +24,8 @@ use crate::{
 /// Messages above this are not held to be looked at; those that matter are far shorter.
 const BODY_BYTES_MAX: usize = 16 * 1024;
 
-/// The largest `ParameterDescription`: 65,535 types.
-const TYPES_BYTES_MAX: usize = wire::HEADER_BYTES + 2 + 65_535 * 4;
+/// The largest `ParameterDescription`: 65,535 types. No `RowDescription` is longer: 1,664 columns.
+const SHAPE_BYTES_MAX: usize = wire::HEADER_BYTES + 2 + 65_535 * 4;
 
 /// What becomes of a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -101,8 +101,9 @@ impl Session {
             b'T' | b'n' | b't' => self.exchange.undo().is_some_and(Undo::hears_shape),
             _ => false,
         };
-        let max = if frame.tag == b't' {
-            TYPES_BYTES_MAX
+        let describes = matches!(frame.tag, b't' | b'T');
+        let max = if describes {
+            SHAPE_BYTES_MAX
         } else {
             BODY_BYTES_MAX
         };
