@@ -166,6 +166,107 @@ fn stories_by_protocol() -> Vec<Story> {
     ]
 }
 
+/// Names given up in vain, and changes taken back: what was out of date stays so, or is right again.
+fn stories_in_vain() -> Vec<Story> {
+    let mut stories = stories_taken_back();
+    stories.extend(stories_given_up());
+    stories
+}
+
+fn stories_given_up() -> Vec<Story> {
+    let given_up = [parse("", "deallocate p"), bind("", "", &[]), execute("", 0)];
+    let nothing = || named(b'D', b'P', "none");
+    vec![
+        (
+            "by a Close that is skipped",
+            vec![
+                query("prepare p as select * from t"),
+                ddl(),
+                query("execute p"),
+                unit(&[nothing(), named(b'C', b'S', "p")]),
+                run("p"),
+                query("execute p"),
+                unit(&[named(b'C', b'S', "p")]),
+                query("prepare p as select * from t"),
+                query("execute p"),
+            ],
+        ),
+        (
+            "by an Execute that is skipped",
+            vec![
+                query("prepare p as select * from t"),
+                ddl(),
+                query("execute p"),
+                unit(&[nothing(), given_up.concat()]),
+                query("execute p"),
+                run("p"),
+                unit(&[given_up.concat(), nothing()]),
+                query("execute p"),
+                query("prepare p as select * from t"),
+                query("execute p"),
+            ],
+        ),
+        (
+            "by a text that fails before",
+            vec![
+                query("prepare p as select * from t"),
+                ddl(),
+                query("execute p"),
+                query("select 1/0; deallocate p"),
+                query("execute p"),
+                query("deallocate p; select 1/0"),
+                query("execute p"),
+            ],
+        ),
+        (
+            "by a Parse of a name that is taken",
+            vec![
+                query("prepare p as select * from t"),
+                ddl(),
+                query("execute p"),
+                unit(&[parse("p", "select 1")]),
+                query("prepare p as select 1"),
+                query("execute p"),
+            ],
+        ),
+    ]
+}
+
+fn stories_taken_back() -> Vec<Story> {
+    vec![
+        (
+            "by a change that is taken back",
+            vec![
+                query("create temp table that_keeps_the_upstream (a int)"),
+                unit(&[parse("s", ALL)]),
+                run("s"),
+                query("begin"),
+                query("alter table t add column z int"),
+                query("execute s"),
+                query("rollback"),
+                query("execute s"),
+                run("s"),
+                query("discard all"),
+            ],
+        ),
+        (
+            "by a change back",
+            vec![
+                query("prepare p as select * from t"),
+                query("begin"),
+                query("execute p"),
+                query("alter table t add column z int"),
+                query("execute p"),
+                query("rollback"),
+                ddl(),
+                query("execute p"),
+                query("alter table t drop column b"),
+                query("execute p"),
+            ],
+        ),
+    ]
+}
+
 /// Statements that give what a cursor or another statement gives.
 fn stories_that_borrow() -> Vec<Story> {
     vec![
@@ -373,6 +474,7 @@ async fn a_statement_without_its_columns_is_refused_as_directly() {
         stories_by_sql(),
         stories_by_protocol(),
         stories_that_borrow(),
+        stories_in_vain(),
     ]
     .concat();
     compare("definitions", stories, WIDER).await;

@@ -1,6 +1,6 @@
 //! What was asked, one entry for each message that will be answered.
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 use crate::postgres::{
     named::{Names, Unnamed},
@@ -75,6 +75,8 @@ pub(in crate::postgres) enum Undo {
     Named(Arc<[u8]>, Arc<Statement>),
     /// The client's unnamed statement of that serial, of which the answer tells the shape.
     Columns(u64),
+    /// The same, before it is used where it was prepared again.
+    CompareUnnamed(u64),
     /// A statement that we closed.
     Evict(u64),
     /// A client's name that it closed.
@@ -101,12 +103,27 @@ pub(in crate::postgres) enum Undo {
     Take(Arc<[u8]>, Arc<Statement>),
     /// All the client's names, which it gives up so.
     TakeAll(Box<Names>),
+    /// What is noted of the client's own names that it gives up on the upstream.
+    GiveUp(Box<GivenUp>),
     /// A simple query that takes a name away, once it is carried out.
     Deallocate(Arc<[u8]>),
     /// A simple query that may take all names away, which its answer tells.
     DeallocateAll,
     /// A parameter that is set or reset, and whether it was.
     Set(Box<(String, Option<String>)>, bool),
+}
+
+/// What was known of the client's own names on an upstream before it gave them up.
+#[derive(Debug, Default)]
+pub(in crate::postgres) struct GivenUp {
+    /// Those that were out of date.
+    pub(in crate::postgres) outdated: BTreeSet<Arc<[u8]>>,
+    /// Those that were as they had been looked at last.
+    pub(in crate::postgres) seen: BTreeSet<Arc<[u8]>>,
+    /// That which was not, and of which nothing is held any more.
+    pub(in crate::postgres) renamed: Option<Arc<[u8]>>,
+    /// That which a Close takes away.
+    pub(in crate::postgres) closed: Option<(Box<[u8]>, Arc<Statement>)>,
 }
 
 impl Undo {
@@ -119,6 +136,7 @@ impl Undo {
                 | Self::Compare(_)
                 | Self::Named(..)
                 | Self::Columns(_)
+                | Self::CompareUnnamed(_)
         )
     }
 }
@@ -134,10 +152,9 @@ pub(in crate::postgres) struct Expect {
 impl Expect {
     /// Whether the answer tells if a statement is what its client knows, before it is used.
     pub(in crate::postgres) fn compares(&self) -> bool {
-        match self.undo {
-            Undo::Compare(_) | Undo::Again(..) => true,
-            Undo::Columns(_) => matches!(self.act, Act::Swallow),
-            _ => false,
-        }
+        matches!(
+            self.undo,
+            Undo::Compare(_) | Undo::Again(..) | Undo::CompareUnnamed(_)
+        )
     }
 }

@@ -8,7 +8,7 @@ mod entry;
 
 use std::{borrow::Cow, collections::VecDeque};
 
-pub(super) use entry::{Act, Expect, Reply, Undo};
+pub(super) use entry::{Act, Expect, GivenUp, Reply, Undo};
 
 /// The transaction status that `ReadyForQuery` reports.
 pub(super) const IDLE: u8 = b'I';

@@ -10,7 +10,7 @@ use bytes::BytesMut;
 
 use super::{Session, requests::Step};
 use crate::postgres::{
-    exchange::{Act, Exchange, FAILED, Reply, Undo},
+    exchange::{Act, Exchange, FAILED, IDLE, Reply, Undo},
     held::Presence,
     prepared::{Form, Shape, Statement},
     refusal,
@@ -134,7 +134,7 @@ impl Session {
                 let (name, statement) = (Arc::clone(name), Arc::clone(statement));
                 self.compare_named(&name, &statement, &shape);
             }
-            Some(Undo::Columns(serial)) => {
+            Some(Undo::Columns(serial) | Undo::CompareUnnamed(serial)) => {
                 let serial = *serial;
                 if !self.statements.unnamed_has(serial, &shape) {
                     self.state.changed_unnamed = true;
@@ -213,12 +213,19 @@ impl Session {
     }
 
     /// Whether a statement that would give other columns is about to run by a name of the client's: the
-    /// statement's own, or one that its text says.
-    pub(super) fn is_out_of_date(&self, name: &[u8], facts: &Facts) -> bool {
-        let outdated = &self.state.outdated;
+    /// statement's own, or one that its text says. By the next time it may be right again, so all are
+    /// looked at anew then.
+    pub(super) fn is_out_of_date(&mut self, name: &[u8], facts: &Facts) -> bool {
         // Behind what is not answered, a transaction that has failed may be over.
         let failed = self.exchange.status() == FAILED && self.exchange.outstanding() == 0;
-        if outdated.is_empty() || failed {
+        let refused = !failed && self.runs_outdated(name, facts);
+        self.state.relooks |= refused;
+        refused
+    }
+
+    fn runs_outdated(&self, name: &[u8], facts: &Facts) -> bool {
+        let outdated = &self.state.outdated;
+        if outdated.is_empty() {
             return false;
         }
         let mut given_up = Vec::new();
@@ -233,6 +240,13 @@ impl Session {
             }
         }
         outdated.contains(name)
+    }
+
+    /// `ReadyForQuery` has come: a transaction that is over may have been taken back, and with it what made
+    /// names out of date.
+    pub(super) fn mind_end(&mut self, status: u8) {
+        let over = status == IDLE && self.exchange.status() != IDLE;
+        self.state.relooks |= over && !self.state.outdated.is_empty();
     }
 
     /// Describe, in a transaction that has failed, of what cannot be prepared there any more: the server
@@ -272,7 +286,7 @@ impl Session {
         if let Some(lease) = &mut self.lease {
             let out = &mut lease.upstream.peer.out;
             wire::named_message(out, b'D', b"");
-            let undo = Undo::Columns(serial);
+            let undo = Undo::CompareUnnamed(serial);
             self.exchange.expect(Reply::Describe, Act::Swallow, undo);
         }
     }

@@ -144,6 +144,8 @@ struct State {
     changed_unnamed: bool,
     /// The client's names for statements that would give other columns here than it knows.
     outdated: BTreeSet<Arc<[u8]>>,
+    /// Some of them may be right again: all are to be looked at anew.
+    relooks: bool,
     /// The client's names for statements that may be others than when they were last looked at.
     renamed: BTreeSet<Arc<[u8]>>,
     /// The types of the parameters of a statement that is being described.

@@ -79,6 +79,10 @@ impl Session {
     /// A client that has statements by SQL finds them on whichever upstream it comes to, before
     /// anything of its own runs there; whether that must be waited for.
     pub(super) fn bring_names(&mut self) -> bool {
+        if self.state.relooks && self.exchange.is_unused() {
+            self.state.relooks = false;
+            self.state.native = false;
+        }
         let names = self.statements.holds_sql() && !self.state.native && !self.state.nameless;
         if !names || !self.exchange.is_unused() {
             return false;
@@ -112,9 +116,11 @@ impl Session {
     }
 
     /// A simple query that only takes one name away.
-    pub(super) fn deallocate(&mut self, frame: Frame, name: &Arc<[u8]>) -> Step {
+    pub(super) fn deallocate(&mut self, frame: Frame, facts: &Facts, name: &Arc<[u8]>) -> Step {
         if self.state.native || self.exchange.status() == FAILED {
-            return self.forward(frame, Reply::Query);
+            let undo = self.give_up(facts);
+            self.exchange.expect(Reply::Query, Act::Forward, undo);
+            return self.pass(frame);
         }
         let before = self.exchange.outstanding();
         self.lend_name(name, &Act::Load);
@@ -145,19 +151,8 @@ impl Session {
                     None => self.state.suspect = true,
                 },
                 Deed::Prepare | Deed::Unclear => self.state.suspect = true,
-                Deed::Deallocate(name) => {
+                Deed::Deallocate(_) | Deed::DeallocateAll => {
                     self.state.suspect |= self.state.native;
-                    if self.state.native && self.statements.find(name).is_some() {
-                        self.rename(name);
-                    }
-                }
-                Deed::DeallocateAll => {
-                    self.state.suspect |= self.state.native;
-                    if self.state.native && self.exchange.status() != FAILED {
-                        let names = self.statements.all().map(|(name, _)| name);
-                        self.state.renamed.extend(names);
-                        self.state.outdated.clear();
-                    }
                 }
             }
         }
@@ -207,7 +202,7 @@ impl Session {
     /// follow; what is to be put back if it is not carried out. `None` if answers must come first.
     fn take_names(&mut self, facts: &Facts) -> Option<Undo> {
         if self.state.native || self.exchange.status() == FAILED {
-            return Some(Undo::Nothing);
+            return Some(self.give_up(facts));
         }
         if facts.deallocates_all() {
             if !self.exchange.is_first_unit() {

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use super::{
-    Session,
+    Session, State,
     meaning::{Surroundings, Way},
     names::{LOADER, LOADER_REPLIES, Names, PIN, like},
     requests::Step,
@@ -12,14 +12,27 @@ use super::{
 use crate::{
     fault::Refusal,
     postgres::{
-        exchange::{Act, FAILED, Reply, SETTLED, Undo},
+        exchange::{Act, FAILED, GivenUp, Reply, SETTLED, Undo},
+        named::ClientStatements,
         prepared::{Form, Statement, is_ours, upstream_name},
         refusal,
         settings::Prepared,
-        statement::{Facts, scan},
+        statement::{Deed, Facts, scan},
         wire::{self, Frame},
     },
 };
+
+impl State {
+    /// Names that were to be given up stay what they were.
+    pub(super) fn keep_names(&mut self, given: GivenUp, statements: &mut ClientStatements) {
+        self.outdated.extend(given.outdated);
+        self.renamed.retain(|name| !given.seen.contains(name));
+        self.renamed.extend(given.renamed);
+        if let Some((name, statement)) = given.closed {
+            statements.insert(&name, statement, SETTLED);
+        }
+    }
+}
 
 impl Session {
     /// Gives the client's statements their names on the upstream, in a unit of ours if none is open;
@@ -182,6 +195,8 @@ impl Session {
             self.statements.insert(&name, statement, SETTLED);
             names.push(name);
         }
+        let there = |name: &Arc<[u8]>| self.statements.find(name).is_some();
+        self.state.outdated.retain(there);
         let owner = (self.seat.id(), self.statements.edition());
         if let Some(lease) = &mut self.lease {
             let owner = self.state.outdated.is_empty().then_some(owner);
@@ -257,18 +272,63 @@ impl Session {
     /// A name means something else from now on, unless what gives or takes it fails.
     pub(super) fn rename(&mut self, name: &[u8]) {
         if self.exchange.status() != FAILED {
-            self.state.outdated.remove(name);
             self.state.renamed.insert(name.into());
         }
     }
 
-    /// A name means nothing from now on.
-    pub(super) fn unname(&mut self, name: &[u8]) {
-        if self.exchange.status() != FAILED {
-            self.state.outdated.remove(name);
+    /// Close of a name: it means nothing from now on, unless that is skipped.
+    pub(super) fn close_natively(&mut self, frame: Frame, name: &[u8]) -> Step {
+        let mut undo = Undo::Nothing;
+        if let Some(statement) = self.statements.remove(name) {
+            self.state.suspect = true;
+            let outdated = self.state.outdated.take(name);
+            undo = Undo::GiveUp(Box::new(GivenUp {
+                outdated: outdated.into_iter().collect(),
+                // Unless it is given again, which counts as new, nothing is held of it.
+                renamed: self.state.renamed.take(name),
+                closed: Some((name.into(), statement)),
+                ..GivenUp::default()
+            }));
         }
-        // Unless it is given again, which counts as new, nothing is held of it.
-        self.state.renamed.remove(name);
+        self.exchange.expect(Reply::Close, Act::Forward, undo);
+        self.pass(frame)
+    }
+
+    /// Names that a text is about to give up may mean something else from then on; what is to be taken back
+    /// if it is not carried out.
+    pub(super) fn give_up(&mut self, facts: &Facts) -> Undo {
+        if !self.state.native || self.exchange.status() == FAILED {
+            return Undo::Nothing;
+        }
+        let mut names = Vec::new();
+        for deed in facts.deeds() {
+            match deed {
+                Deed::Deallocate(name) => names.push(Arc::clone(name)),
+                Deed::DeallocateAll => names.extend(self.statements.all().map(|(name, _)| name)),
+                Deed::Prepare | Deed::Execute(_) | Deed::Unclear => {}
+            }
+        }
+        names.retain(|name| self.statements.find(name).is_some());
+        if names.is_empty() {
+            return Undo::Nothing;
+        }
+        let mut given = GivenUp::default();
+        for name in names {
+            given.outdated.extend(self.state.outdated.take(&name));
+            if self.state.renamed.insert(Arc::clone(&name)) {
+                given.seen.insert(name);
+            }
+        }
+        Undo::GiveUp(Box::new(given))
+    }
+
+    /// What was asked has failed: a simple query may have given up names before, but they are not known to
+    /// be gone.
+    pub(super) fn keep_names(&mut self) {
+        if let Some(Undo::GiveUp(given)) = self.exchange.undo_mut() {
+            let given = std::mem::take(&mut **given);
+            self.state.keep_names(given, &mut self.statements);
+        }
     }
 
     pub(super) fn bind_natively(&mut self, frame: Frame, portal: &[u8], name: &[u8]) -> Step {

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use super::{Session, replies::Fate};
+use super::{Session, State, replies::Fate};
 use crate::postgres::{
     exchange::{Exchange, Expect, IDLE, SETTLED, Undo},
     named::ClientStatements,
@@ -37,6 +37,8 @@ impl Session {
             | Undo::Again(..)
             | Undo::Named(..)
             | Undo::Columns(_)
+            | Undo::CompareUnnamed(_)
+            | Undo::GiveUp(_)
             | Undo::Evict(_)
             | Undo::Close { .. }
             | Undo::Unnamed { .. }
@@ -130,6 +132,8 @@ pub(super) fn plain(exchange: &mut Exchange, upstream: &mut Upstream, tag: u8, f
             | Undo::Again(..)
             | Undo::Named(..)
             | Undo::Columns(_)
+            | Undo::CompareUnnamed(_)
+            | Undo::GiveUp(_)
             | Undo::Evict(_)
             | Undo::Close { .. }
             | Undo::Unnamed { .. }
@@ -149,7 +153,12 @@ pub(super) fn plain(exchange: &mut Exchange, upstream: &mut Upstream, tag: u8, f
 }
 
 /// Takes back what a message that was never carried out had noted.
-pub(super) fn undo(expect: Expect, statements: &mut ClientStatements, upstream: &mut Upstream) {
+pub(super) fn undo(
+    expect: Expect,
+    state: &mut State,
+    statements: &mut ClientStatements,
+    upstream: &mut Upstream,
+) {
     match expect.undo {
         Undo::Nothing
         | Undo::Use(..)
@@ -158,11 +167,17 @@ pub(super) fn undo(expect: Expect, statements: &mut ClientStatements, upstream: 
         | Undo::Compare(_)
         | Undo::Again(..)
         | Undo::Columns(_)
+        | Undo::CompareUnnamed(_)
         | Undo::Set(..)
         | Undo::Deallocate(_)
         | Undo::DeallocateAll => {}
+        Undo::GiveUp(given) => state.keep_names(*given, statements),
+        Undo::Native | Undo::Named(..) => {
+            state.native = false;
+            upstream.statements.clear(false);
+        }
         // What was lent may stand there for good.
-        Undo::Native | Undo::Named(..) | Undo::Lent => upstream.statements.clear(false),
+        Undo::Lent => upstream.statements.clear(false),
         Undo::Take(name, statement) => {
             statements.insert(&name, statement, SETTLED);
             upstream.statements.clear(false);

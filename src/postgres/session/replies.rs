@@ -224,6 +224,7 @@ impl Session {
         let by_query = matches!(self.exchange.undo(), Some(Undo::DeallocateAll));
         if !ours && by_query && matches!(body, b"DISCARD ALL\0" | b"DEALLOCATE ALL\0") {
             drop(self.statements.take_named());
+            self.state.outdated.clear();
             upstream.statements.clear(self.exchange.outstanding() <= 1);
         } else if matches!(self.exchange.undo(), Some(Undo::TakeAll(_))) {
             // What was prepared since is held, and nothing else is there.
@@ -242,6 +243,7 @@ impl Session {
 
     /// `ErrorResponse`: what was asked up to the next Sync is void.
     fn error(&mut self, frame: Frame) -> Fate {
+        self.keep_names();
         let Some(lease) = &mut self.lease else {
             return Fate::Pass;
         };
@@ -307,8 +309,7 @@ impl Session {
             *before = None;
         }
         for expect in void {
-            self.state.native &= !matches!(expect.undo, Undo::Native | Undo::Named(..));
-            undo(expect, &mut self.statements, upstream);
+            undo(expect, &mut self.state, &mut self.statements, upstream);
         }
         if let Some((name, statement)) = late {
             self.is_late(&name, &statement);
@@ -318,6 +319,7 @@ impl Session {
 
     /// `ReadyForQuery`: a unit is over.
     fn ready(&mut self, status: u8) -> Result<Fate, Stop> {
+        self.mind_end(status);
         let ended = self.exchange.ready(status);
         if self.by_statement && status != IDLE {
             return Err(Stop::Refused(no_transactions()));

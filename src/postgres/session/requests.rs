@@ -265,12 +265,12 @@ impl Session {
         self.note(&facts);
         self.weigh(verdict);
         if let Some(name) = facts.deallocates() {
-            return Ok(self.deallocate(frame, name));
+            return Ok(self.deallocate(frame, &facts, name));
         }
         let undo = if facts.deallocates_all() {
             Undo::DeallocateAll
         } else {
-            Undo::Nothing
+            self.give_up(&facts)
         };
         self.exchange.expect(Reply::Query, Act::Forward, undo);
         Ok(self.pass(frame))

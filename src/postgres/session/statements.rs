@@ -263,11 +263,10 @@ impl Session {
             if reply == Reply::Describe && self.is_out_of_date(&name, &Facts::default()) {
                 return Ok(self.refuse_message(frame, refusal::changed_columns()));
             }
-            if reply == Reply::Close && self.statements.remove(&name).is_some() {
-                self.state.suspect = true;
-                self.unname(&name);
-            }
-            return Ok(self.forward(frame, reply));
+            return Ok(match reply {
+                Reply::Close => self.close_natively(frame, &name),
+                _ => self.forward(frame, reply),
+            });
         }
         if reply == Reply::Describe {
             return Ok(self.describe(frame, &name));

@@ -92,8 +92,7 @@ pub(crate) fn error_fields(body: &[u8]) -> impl Iterator<Item = (u8, &[u8])> {
     })
 }
 
-/// Tells apart what the bodies of `RowDescription` say of columns: names, types and modifiers. That of
-/// `NoData` is empty.
+/// Tells apart what the bodies of `RowDescription` say of columns: names, types and modifiers.
 pub(crate) fn columns_digest(body: &[u8]) -> u64 {
     let mut hasher = ahash::AHasher::default();
     let mut rest = body.get(2..).unwrap_or_default();
