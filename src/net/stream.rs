@@ -10,6 +10,7 @@ use std::{
     task::{Context, Poll, Waker},
 };
 
+use socket2::SockRef;
 use tokio::{
     io::{AsyncRead, AsyncWrite, Interest, ReadBuf},
     net::TcpStream,
@@ -44,6 +45,9 @@ impl Stream {
     pub fn plain(socket: TcpStream) -> io::Result<Self> {
         let peer = socket.peer_addr()?;
         socket.set_nodelay(true)?;
+        if peer.ip() == socket.local_addr()?.ip() {
+            stay_unpaced(&socket);
+        }
         Ok(Self {
             transport: Transport::Plain(socket),
             peer,
@@ -205,6 +209,18 @@ impl Stream {
     }
 }
 
+/// Within one machine nothing is congested, and an algorithm that paces (BBR) sets a timer for each send.
+#[cfg(target_os = "linux")]
+fn stay_unpaced(socket: &TcpStream) {
+    // Every Linux has it and lets everybody choose it: `net.ipv4.tcp_allowed_congestion_control` of tcp(7).
+    if let Err(error) = SockRef::from(socket).set_tcp_congestion(b"reno") {
+        tracing::debug!(%error, "congestion control within this machine stays as it is");
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+fn stay_unpaced(_socket: &TcpStream) {}
+
 impl AsyncRead for Stream {
     fn poll_read(
         mut self: Pin<&mut Self>,
@@ -262,5 +278,26 @@ impl AsyncWrite for Stream {
             Transport::Accepted(io) => Pin::new(io).poll_shutdown(context),
             Transport::Dialled(io) => Pin::new(io).poll_shutdown(context),
         }
+    }
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn within_one_machine_nothing_is_paced() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let _dialled = std::net::TcpStream::connect(address).unwrap();
+        let (socket, _) = listener.accept().await.unwrap();
+        let stream = Stream::plain(socket).unwrap();
+        let Transport::Plain(socket) = &stream.transport else {
+            panic!("it was plain");
+        };
+        let algorithm = SockRef::from(socket).tcp_congestion().unwrap();
+        assert!(algorithm.starts_with(b"reno"), "{algorithm:?}");
     }
 }
